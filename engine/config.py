@@ -1,0 +1,296 @@
+"""The federation file: what one TOML under federations/ may say, validated, frozen, unknown keys refused.
+
+One file names the classes, the hospitals and their folders, how images are split, and how every arm trains.
+"""
+
+import difflib
+import math
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from engine.errors import ConfigError, DataError
+
+Arm = Literal["federated", "local", "central"]
+ARMS: tuple[Arm, ...] = ("federated", "local", "central")
+Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Location(_Frozen):
+    place: str
+    latitude: float = Field(ge=-90, le=90)
+    longitude: float = Field(ge=-180, le=180)
+
+
+class Hospital(_Frozen):
+    """The owner of one local data set. `aliases` maps its own folder names to the federation's classes."""
+
+    id: Identifier
+    name: str = Field(min_length=1)
+    folder: str = Field(min_length=1)
+    location: Location | None = None
+    specialty: str = ""
+    aliases: dict[str, str] = {}
+
+    @field_validator("folder")
+    @classmethod
+    def _stay_inside_root(cls, folder: str) -> str:
+        if Path(folder).is_absolute() or ".." in Path(folder).parts:
+            raise ValueError("must be a path inside the federation's data folder, without '..'")
+        return folder
+
+
+class SplitConfig(_Frozen):
+    """Fractions of each hospital's images; `patient_pattern` is a regex whose first group names the patient."""
+
+    train: Fraction = 0.70
+    validation: Fraction = 0.15
+    test: Fraction = 0.15
+    seed: int = Field(0, ge=0)
+    patient_pattern: str | None = None
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _has_one_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"is no regular expression: {error}") from None
+            if groups != 1:
+                raise ValueError(f"needs exactly one group, the patient; it has {groups}")
+        return pattern
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        if not math.isclose(self.train + self.validation + self.test, 1.0, abs_tol=1e-6):
+            raise ValueError("train + validation + test must be 1")
+        return self
+
+
+class ModelConfig(_Frozen):
+    """`weights`: "none" (from scratch), "imagenet" (torchvision's own download), or a .safetensors/.pth file."""
+
+    architecture: Literal["resnet18", "compact-cnn"] = "resnet18"
+    weights: str = "none"
+    freeze_backbone: bool = False
+    image_size_px: int = Field(128, ge=32, le=1024)
+    colour: bool = False
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if self.freeze_backbone and self.weights == "none":
+            raise ValueError("freeze_backbone needs weights: a frozen random backbone learns nothing")
+        if self.architecture == "compact-cnn" and self.weights == "imagenet":
+            raise ValueError("weights = 'imagenet' exist for resnet18 only")
+        return self
+
+
+class AugmentConfig(_Frozen):
+    """Random changes to training images, drawn anew for each image. Zero or false switches one off."""
+
+    flip: bool = True
+    rotation_degrees: float = Field(10.0, ge=0, le=180)
+    shift: float = Field(0.05, ge=0, le=0.5, description="of the image side")
+    scale: float = Field(0.1, ge=0, lt=1)
+    intensity: float = Field(0.1, ge=0, lt=1, description="brightness and contrast, relative")
+
+
+class TrainingConfig(_Frozen):
+    rounds: int = Field(20, ge=1)
+    local_epochs: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=2)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(1.5e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    hospital_fraction: float = Field(1.0, gt=0, le=1)
+    min_hospitals: int = Field(1, ge=1)
+    keep_rounds: bool = False
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(0, ge=0, description="0 leaves torch's own choice")
+    augment: AugmentConfig = AugmentConfig()
+
+
+class Federation(_Frozen):
+    """One federation file. `data` is the data set's name below $CONSILIUM_DATA or data/."""
+
+    name: str = Field(min_length=1)
+    data: Identifier
+    classes: tuple[str, ...] = Field(min_length=2)
+    intended_input: str = Field(min_length=1)
+    simulated: str = ""
+    synthetic: str = ""
+    phantom_seed: int | None = Field(None, ge=0, description="draw the phantom images where no data folder exists")
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    arms: tuple[Arm, ...] = ARMS
+    hospital: tuple[Hospital, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _refuse_repeats("classes", self.classes)
+        _refuse_repeats("arms", self.arms)
+        _refuse_repeats("hospital ids", [h.id for h in self.hospital])
+        _refuse_repeats("hospital names", [h.name for h in self.hospital])
+        if not self.arms:
+            raise ValueError("arms: name at least one of federated, local, central")
+        for hospital in self.hospital:
+            for folder, label in hospital.aliases.items():
+                if label not in self.classes:
+                    raise ValueError(
+                        f"hospital {hospital.id}: alias '{folder}' means '{label}', which is not among the classes"
+                    )
+        if self.training.min_hospitals > len(self.hospital):
+            raise ValueError(
+                f"training.min_hospitals is {self.training.min_hospitals}, but there are {len(self.hospital)} hospitals"
+            )
+        return self
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Folder names of every hospital -> class; a name that two hospitals use differently is left out."""
+        merged: dict[str, str] = {}
+        contested: set[str] = set()
+        for hospital in self.hospital:
+            for folder, label in hospital.aliases.items():
+                if merged.setdefault(folder, label) != label:
+                    contested.add(folder)
+        return {folder: label for folder, label in merged.items() if folder not in contested}
+
+    def display_name(self, hospital_id: str) -> str:
+        """The name people see; says "(simulated)" wherever the federation is one."""
+        name = next((h.name for h in self.hospital if h.id == hospital_id), hospital_id)
+        return f"{name} (simulated)" if self.simulated else name
+
+
+def load_federation(path: Path, overrides: Sequence[str] = ()) -> Federation:
+    """Read a federation file and apply `--set section.key=value` overrides.
+
+    Raises ConfigError with file, line and key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; give the path of a federation file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text; a federation file is TOML") from None
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from None
+    raw.setdefault("data", re.sub(r"[^a-z0-9-]+", "-", path.stem.lower()).strip("-"))
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return Federation.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}{_explain(error, text)}") from None
+
+
+def data_root(federation: Federation, data: Path | None = None) -> Path:
+    """Where the federation's images lie: --data, else $CONSILIUM_DATA/NAME, else data/NAME.
+
+    A federation that draws its own phantoms falls through to data/NAME where $CONSILIUM_DATA has none.
+    """
+    if data is not None:
+        return data
+    environment = os.environ.get("CONSILIUM_DATA")
+    if environment and (federation.phantom_seed is None or (Path(environment) / federation.data).is_dir()):
+        return Path(environment) / federation.data
+    return Path("data") / federation.data
+
+
+def require_data_root(root: Path) -> Path:
+    if not root.is_dir():
+        raise DataError(f"{root}: no such data folder; give --data DIR or set CONSILIUM_DATA to the folder above it")
+    return root
+
+
+def _refuse_repeats(what: str, values: Sequence[str]) -> None:
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"{what}: '{repeated[0]}' stands twice")
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, equals, value_text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override}: write it as section.key=value, e.g. training.rounds=5")
+    try:
+        value: Any = tomllib.loads(f"value = {value_text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = value_text
+    table = raw
+    for part in parts[:-1]:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: '{part}' is no section")
+        table = inner
+    table[parts[-1]] = value
+
+
+def _explain(error: ValidationError, text: str) -> str:
+    """The first thing wrong, as ':LINE: key: what to do'; one at a time is what people mend."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    if not path:
+        return f": {first['msg'].removeprefix('Value error, ')}"
+    line = _line_of(path, text)
+    where = f":{line}" if line else ""
+    dotted = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key '{dotted}'{_did_you_mean(path)}"
+    if first["type"] == "missing":
+        return f": the key '{dotted}' is missing"
+    return f"{where}: {dotted}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r})"
+
+
+def _did_you_mean(path: Sequence[str]) -> str:
+    known: set[str] = set()
+    for model in (Federation, Hospital, Location, SplitConfig, ModelConfig, TrainingConfig, AugmentConfig):
+        known |= set(model.model_fields)
+    close = difflib.get_close_matches(path[-1], sorted(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _line_of(path: Sequence[str], text: str) -> int | None:
+    """Line of a dotted key in TOML text (tomllib keeps no positions): sections first, then the key below."""
+    names = [part for part in path if not part.isdigit()]
+    occurrence = next((int(part) for part in path if part.isdigit()), 0)
+    section, line_of_section = "", 0
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[{1,2}\s*([\w.\-\" ]+?)\s*\]{1,2}", line)
+        if header:
+            section, line_of_section = header.group(1).replace(" ", ""), number
+            seen[section] = seen.get(section, 0) + 1
+            if section == ".".join(names):
+                return line_of_section
+            continue
+        key = re.match(r"\s*[\"']?([\w.\- ]+?)[\"']?\s*=", line)
+        if key is None or seen.get(section, 1) - 1 not in (0, occurrence):
+            continue
+        if seen.get(section, 1) - 1 != occurrence and section == names[0]:
+            continue
+        dotted = f"{section}.{key.group(1)}" if section else key.group(1)
+        if dotted == ".".join(names) or (len(names) > 2 and dotted == ".".join(names[:2])):
+            return number
+    return None

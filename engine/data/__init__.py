@@ -1,0 +1,1 @@
+"""Hospital folders -> audited, split, cached uint8 images. Never imports torch."""

@@ -1,0 +1,1 @@
+"""Rounds, aggregation and transports (torch). Start reading at rounds.py."""

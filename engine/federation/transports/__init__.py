@@ -1,0 +1,33 @@
+"""How weights reach hospitals and updates come back. The algorithm in rounds.py knows only `Transport`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.federation.updates import HospitalFailure, Update
+from engine.training.networks import Tensors
+
+
+@dataclass(frozen=True)
+class ValidationReply:
+    """The round's weights on one hospital's validation images: mean loss and counts (true class, predicted class)."""
+
+    hospital: str
+    loss: float
+    confusion_matrix: npt.NDArray[np.int64]
+
+
+class Transport(Protocol):
+    """Carries messages between the coordinator and hospitals. Replies come in the order of the hospitals asked."""
+
+    trainers: Sequence[str]
+    validators: Sequence[str]
+
+    def train(
+        self, weights: Tensors, round_number: int, hospitals: Sequence[str]
+    ) -> Iterator[Update | HospitalFailure]: ...
+
+    def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply | HospitalFailure]: ...

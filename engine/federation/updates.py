@@ -1,0 +1,62 @@
+"""What a hospital returns from a round, and the check that stands before every average."""
+
+from dataclasses import dataclass
+
+import torch
+
+from engine.errors import UpdateError
+from engine.results.rounds import Epoch
+from engine.training.networks import Tensors
+
+
+@dataclass(frozen=True)
+class Update:
+    """Named tensors after local training, and counts and means; never images.
+
+    The tensors may be the transport's working copy: they are valid until the next reply is drawn.
+    """
+
+    hospital: str
+    tensors: Tensors
+    n_images: int
+    epochs: tuple[Epoch, ...]
+    seconds: float
+
+    @property
+    def n_bytes(self) -> int:
+        return count_bytes(self.tensors)
+
+
+@dataclass(frozen=True)
+class HospitalFailure:
+    """A hospital that could not answer, and why."""
+
+    hospital: str
+    reason: str
+
+
+def count_bytes(tensors: Tensors) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def check_update(update: Update, like: Tensors) -> None:
+    """Raise UpdateError, naming hospital and tensor, for anything that must not reach an average."""
+
+    def refuse(what: str) -> UpdateError:
+        return UpdateError(f"update of {update.hospital}: {what}")
+
+    if update.n_images <= 0:
+        raise refuse(f"n_images is {update.n_images}; it must be positive")
+    missing, foreign = like.keys() - update.tensors.keys(), update.tensors.keys() - like.keys()
+    if missing:
+        raise refuse(f"tensor {min(missing)} is missing")
+    if foreign:
+        raise refuse(f"tensor {min(foreign)} is unknown")
+    for name, tensor in update.tensors.items():
+        if tensor.shape != like[name].shape or tensor.dtype != like[name].dtype:
+            raise refuse(
+                f"tensor {name} is {tensor.dtype} {tuple(tensor.shape)}, "
+                f"not {like[name].dtype} {tuple(like[name].shape)}"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise refuse(f"tensor {name} holds NaN or infinity")

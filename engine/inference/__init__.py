@@ -1,0 +1,1 @@
+"""Published model + image -> opinions (ONNX Runtime, no torch)."""

@@ -1,0 +1,1 @@
+"""A finished run -> ONNX models that the dashboard serves (torch; above training and results)."""

@@ -1,0 +1,232 @@
+"""The run folder `artifacts/run-NNN/`: written once, read by everything after it.
+
+No manifest, no finished run. Every file is listed in the manifest with its hash; weights are listed as detached,
+because they may lie elsewhere.
+"""
+
+import datetime
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engine.config import Federation
+from engine.errors import RunError
+from engine.results.files import read_json, sha256_of, write_atomically, write_json
+from engine.results.rounds import RoundLine, read_rounds
+
+SCHEMA_VERSION = 1
+RUN_NAME = re.compile(r"run-(\d{3,})")
+M = TypeVar("M", bound=BaseModel)
+
+
+class FileEntry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sha256: str
+    bytes: int
+    detached: bool = False
+
+
+class RunManifest(BaseModel):
+    """`manifest.json`, written last."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: Literal[1] = 1
+    run: str
+    federation: str
+    arms: tuple[str, ...]
+    started_at: str
+    finished_at: str
+    files: dict[str, FileEntry]
+
+
+class RunConfig(BaseModel):
+    """`config.json`: the whole federation as it was trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: Literal[1] = 1
+    started_at: str
+    federation_file: str
+    federation: Federation
+
+
+class Progress(BaseModel):
+    """`checkpoint/progress.json`: what an unfinished run does now. Images counted over all arms, rounds and epochs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str
+    round: int
+    rounds: int
+    hospital: str
+    images_done: int
+    images_total: int
+    images_at_start: int
+    started_at: str
+    updated_at: str
+
+
+class Run:
+    """One run folder, read lazily. Raises RunError with what is wrong and what to do."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise RunError(f"{folder}: no such run; `python -m engine runs` lists them")
+        self.folder = folder
+        self.name = folder.name
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.folder / "manifest.json").is_file()
+
+    @cached_property
+    def manifest(self) -> RunManifest:
+        if not self.is_finished:
+            raise RunError(f"{self.folder}: is not finished (no manifest.json); go on with train --resume {self.name}")
+        return _read_model(self.folder / "manifest.json", RunManifest)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return _read_model(self.folder / "config.json", RunConfig)
+
+    @property
+    def federation(self) -> Federation:
+        return self.config.federation
+
+    def rounds(self) -> list[RoundLine]:
+        return read_rounds(self.folder / "rounds.jsonl")
+
+    def read_json(self, name: str) -> Any:
+        try:
+            return read_json(self.folder / name)
+        except FileNotFoundError:
+            raise RunError(f"{self.folder / name}: is missing; the run folder is incomplete") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.folder / name}: cannot be read ({error}); the run folder is damaged") from None
+
+    def progress(self) -> Progress | None:
+        """What an unfinished run does now; None before its first batch and after its end."""
+        file = self.folder / "checkpoint" / "progress.json"
+        return _read_model(file, Progress) if file.is_file() else None
+
+    def predictions(self) -> pd.DataFrame:
+        """Columns model, split, hospital, group, path, label, logits (float32 list), one row per image and model."""
+        try:
+            return pd.read_parquet(self.folder / "predictions.parquet")
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.folder / 'predictions.parquet'}: cannot be read ({error})") from None
+
+    def weights(self, model: str) -> Path:
+        """The weights file of a model key; raises RunError where it is not on this machine."""
+        path = self.folder / weights_name(model)
+        if not path.is_file():
+            raise RunError(f"{path}: these weights are not on this machine; copy the run's weights folder here")
+        return path
+
+    def verify(self, *, with_weights: bool = False) -> None:
+        """Raise RunError at the first file that is missing or not as it was written. Absent weights are allowed."""
+        for name, entry in self.manifest.files.items():
+            path = self.folder / name
+            if not path.is_file():
+                if entry.detached:
+                    continue
+                raise RunError(f"{path}: is missing; the run folder is damaged, restore it from a copy")
+            changed = path.stat().st_size != entry.bytes
+            if not changed and (with_weights or not entry.detached):
+                changed = sha256_of(path) != entry.sha256
+            if changed:
+                raise RunError(f"{path}: is not as it was written; the run folder is damaged, restore it from a copy")
+
+
+def weights_name(model: str) -> str:
+    """Path of a model's weights inside a run folder: "global" is the best round by validation."""
+    return f"weights/{'global-best' if model == 'global' else model.replace('/', '-')}.safetensors"
+
+
+def list_runs(artifacts: Path) -> list[Run]:
+    """Every run folder, newest last. Reads nothing but names."""
+    if not artifacts.is_dir():
+        return []
+    found = [path for path in artifacts.iterdir() if path.is_dir() and RUN_NAME.fullmatch(path.name)]
+    return [Run(path) for path in sorted(found, key=lambda path: int(path.name.removeprefix("run-")))]
+
+
+def find_run(artifacts: Path, name: str) -> Run:
+    if not RUN_NAME.fullmatch(name):
+        raise RunError(f"'{name}' is no run; runs are called run-001, run-002, ...")
+    return Run(artifacts / name)
+
+
+def create_run(artifacts: Path) -> Path:
+    """Make the next free run-NNN, safely beside other trainings."""
+    try:
+        artifacts.mkdir(parents=True, exist_ok=True)
+        for number in _numbers_from(artifacts):
+            folder = artifacts / f"run-{number:03d}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        raise RunError(f"{artifacts}: cannot make a run folder: {error.strerror or error}; give --artifacts DIR") from None
+    raise AssertionError("numbers do not end")
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    """A CSV with its header even where there is no row."""
+    frame = pd.DataFrame(rows, columns=list(columns))
+    write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))
+
+
+def write_manifest(folder: Path, config: RunConfig) -> None:
+    """Hash every file, then declare the run finished."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"):
+        name = path.relative_to(folder).as_posix()
+        files[name] = FileEntry(
+            sha256=sha256_of(path), bytes=path.stat().st_size, detached=name.startswith("weights/")
+        )
+    manifest = RunManifest(
+        run=folder.name,
+        federation=config.federation.name,
+        arms=config.federation.arms,
+        started_at=config.started_at,
+        finished_at=now(),
+        files=files,
+    )
+    write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def artifacts_folder(given: Path | None = None) -> Path:
+    """--artifacts, else $CONSILIUM_ARTIFACTS, else artifacts/."""
+    return given or Path(os.environ.get("CONSILIUM_ARTIFACTS") or "artifacts")
+
+
+def _numbers_from(artifacts: Path) -> Iterator[int]:
+    taken = [int(run.name.removeprefix("run-")) for run in list_runs(artifacts)]
+    number = max(taken, default=0)
+    while True:
+        number += 1
+        yield number
+
+
+def _read_model(path: Path, model: type[M]) -> M:
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if where == "schema_version":
+            raise RunError(f"{path}: has schema {first['input']!r}, newer than this program; update it") from None
+        raise RunError(f"{path}: {where}: {first['msg']}; the run folder is damaged") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); the run folder is damaged") from None

@@ -1,0 +1,1 @@
+"""Networks, objectives and the one local training loop (torch)."""

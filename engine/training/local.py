@@ -1,0 +1,128 @@
+"""The one local training loop. A hospital, and the pooled arm too, runs exactly this between two aggregations."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.config import ModelConfig, TrainingConfig
+from engine.results.metrics import Floats
+from engine.training.augment import augment
+from engine.training.device import autocast, seeded
+from engine.training.images import ImageSet
+from engine.training.networks import Network, network_input, set_training_mode
+
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class EpochScore:
+    """Means over the augmented training images of one epoch, as they were seen."""
+
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+def train_locally(
+    network: Network,
+    images: ImageSet,
+    model: ModelConfig,
+    training: TrainingConfig,
+    *,
+    round_number: int,
+    seed: int,
+    device: torch.device,
+    on_images: Callable[[int], None] = lambda n_images: None,
+) -> list[EpochScore]:
+    """Train `network` in place for `local_epochs`; the optimiser starts anew each round, in every arm.
+
+    `round_number` counts from 1 and places the epochs on the schedule, which runs across all rounds. `seed` decides
+    order, augmentation and dropout. `on_images` hears how many images each batch had.
+    """
+    set_training_mode(network, model)
+    optimizer = _make_optimizer(network, training)
+    weight = _class_weights(images, training, network, device)
+    generator = torch.Generator().manual_seed(seed)
+    scores = []
+    with seeded(seed):
+        for epoch in range(training.local_epochs):
+            started = time.perf_counter()
+            batches = _shuffled_batches(len(images), training.batch_size, generator)
+            loss_sum = torch.zeros((), device=device)
+            correct = torch.zeros((), device=device)
+            for step, positions in enumerate(batches):
+                done = (round_number - 1) * training.local_epochs + epoch + step / len(batches)
+                for group in optimizer.param_groups:
+                    group["lr"] = _learning_rate(training, done / (training.rounds * training.local_epochs))
+                pixels, labels = images.batch(positions, device)
+                pixels = augment(pixels, training.augment, generator)
+                optimizer.zero_grad(set_to_none=True)
+                with autocast(device):
+                    logits = network(network_input(pixels))
+                    loss = functional.cross_entropy(
+                        logits.float(), labels, weight=weight, label_smoothing=training.label_smoothing
+                    )
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                loss_sum += loss.detach() * len(labels)
+                correct += (logits.detach().argmax(1) == labels).sum()
+                on_images(len(labels))
+            n_images = len(images)
+            seconds = time.perf_counter() - started
+            scores.append(EpochScore(float(loss_sum) / n_images, float(correct) / n_images, seconds))
+    return scores
+
+
+@torch.inference_mode()
+def predict_logits(network: Network, images: ImageSet, device: torch.device) -> Floats:
+    """float32 logits (n, classes) in the set's order, unaugmented, in evaluation mode."""
+    network.eval()
+    rows = []
+    for positions in torch.arange(len(images)).split(EVALUATION_BATCH):
+        pixels, _ = images.batch(positions, device)
+        with autocast(device):
+            rows.append(network(network_input(pixels)).float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def _shuffled_batches(n_images: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """A last batch of one image joins the one before it: BatchNorm has no variance over one value."""
+    batches = list(torch.randperm(n_images, generator=generator).split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+def _learning_rate(training: TrainingConfig, progress: float) -> float:
+    """`progress` runs from 0 to 1 over all epochs of all rounds."""
+    if training.schedule == "constant":
+        return training.learning_rate
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _make_optimizer(network: Network, training: TrainingConfig) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    rate, decay = training.learning_rate, training.weight_decay
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, rate, momentum=training.momentum, weight_decay=decay)
+    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, rate, weight_decay=decay)
+
+
+def _class_weights(
+    images: ImageSet, training: TrainingConfig, network: Network, device: torch.device
+) -> Tensor | None:
+    """Inverse frequency over the classes present, mean 1 per image; None when switched off."""
+    if training.class_weights == "none":
+        return None
+    counts = torch.bincount(images.labels, minlength=network.n_classes).float()
+    present = counts > 0
+    weights = torch.zeros(network.n_classes)
+    weights[present] = len(images) / (present.sum() * counts[present])
+    return weights.to(device)
