@@ -3,6 +3,7 @@
 Commands that train or publish import torch when they are called, so that the others run where torch is absent.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -17,8 +18,21 @@ from rich.table import Table
 
 from engine.config import ARMS, Federation, load_federation
 from engine.data.federation_data import FederationData, OnProgress, read_federation_data
-from engine.errors import ConfigError, ConsiliumError
-from engine.results.run_folder import artifacts_folder, list_runs
+from engine.data.labels import nearest_class
+from engine.errors import ConfigError, ConsiliumError, ImageError
+from engine.inference.panel import Panel, open_panel
+from engine.results.files import write_json
+from engine.results.published import (
+    current_version,
+    exact_version,
+    find_source,
+    list_versions,
+    models_folder,
+    published_names,
+    set_current,
+)
+from engine.results.rounds import ALL
+from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run, list_runs
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Consilium's training engine."
@@ -30,8 +44,13 @@ DataFolder = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Images; default $CONSILIUM_DATA/NAME, else data/NAME")
 ]
 Artifacts = Annotated[
-    Path | None, typer.Option("--artifacts", metavar="DIR", help="Run folders; default artifacts/")
+    Path | None,
+    typer.Option("--artifacts", metavar="DIR", help="Run folders; default $CONSILIUM_ARTIFACTS or artifacts/"),
 ]
+Models = Annotated[
+    Path | None, typer.Option("--models", metavar="DIR", help="Published models; default $CONSILIUM_MODELS or models/")
+]
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="run-NNN, NAME (served version) or NAME@vN")]
 
 
 def main() -> None:
@@ -43,8 +62,10 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"torch", "torchvision", "safetensors", "onnx"}:
             raise
-        _fail(f"{error.name} is not installed: this command trains or converts models; "
-              "run: pip install -r requirements-engine.txt")
+        _fail(
+            f"{error.name} is not installed: this command trains or converts models; "
+            "run: pip install -r requirements-engine.txt"
+        )
 
 
 @app.command()
@@ -101,7 +122,9 @@ def train(
             task = bar.add_task("Starting", total=None)
 
             def show(progress: Any) -> None:
-                who = progress.model if progress.model.startswith("local/") else f"{progress.model}, {progress.hospital}"
+                who = (
+                    progress.model if progress.model.startswith("local/") else f"{progress.model}, {progress.hospital}"
+                )
                 bar.update(
                     task,
                     description=f"Round {progress.round}/{progress.rounds} {who}",
@@ -117,7 +140,8 @@ def train(
             highlight=False,
         )
         raise typer.Exit(130) from None
-    _print_scores(federation, run.read_json("evaluation.json")["splits"]["test"])
+    test = run.read_json("evaluation.json")["splits"]["test"]
+    _print_scores(federation, {model: cells[ALL] for model, cells in test.items()}, "Test images of all hospitals")
     screen.print(f"Finished {run.folder}", markup=False, highlight=False)
 
 
@@ -140,6 +164,139 @@ def runs(artifacts: Artifacts = None) -> None:
         screen.print("No runs yet. Make one with: python -m engine train federations/phantoms.toml", highlight=False)
     else:
         Console().print(table)
+
+
+@app.command()
+def publish(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A finished run, run-NNN")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name below models/")],
+    artifacts: Artifacts = None,
+    models: Models = None,
+    data: DataFolder = None,
+) -> None:
+    """Export a run's models to ONNX, quantise them, and serve them as the next version of NAME."""
+    from engine.publishing.publish import publish_run
+
+    run = find_run(artifacts_folder(artifacts), run_name)
+    run.verify()
+    found = _read(run.federation, data)
+    with _bar() as bar:
+        task = bar.add_task("Publishing", completed=-1)
+
+        def show(model: str, of: int) -> None:
+            bar.update(task, description=f"Publishing {model}", total=of, advance=1)
+
+        version = publish_run(run, name, found, models_folder(models), show)
+    for model, file in version.manifest.models.items():
+        screen.print(
+            f"{model}: {file.precision}, validation accuracy {file.accuracy_before:.3f} -> {file.accuracy_after:.3f} "
+            f"on {file.validation_images:,} images {file.note}".rstrip(),
+            markup=False,
+            highlight=False,
+        )
+    screen.print(f"Published {version.folder}; it is served now", markup=False, highlight=False)
+
+
+@app.command("models")
+def list_models(models: Models = None) -> None:
+    """List the published models and their versions; * marks the served one."""
+    folder = models_folder(models)
+    names = published_names(folder)
+    if not names:
+        screen.print("No published model yet. Make one with: python -m engine publish run-001 NAME", highlight=False)
+        return
+    table = Table()
+    for column in ("Model", "Version", "Run", "Federation", "Published", "Size"):
+        table.add_column(column)
+    for name in names:
+        served = current_version(folder, name).version
+        for version in list_versions(folder, name):
+            manifest = version.manifest
+            size = sum(entry.bytes for entry in manifest.files.values())
+            mark = f"{version.version} *" if version.version == served else version.version
+            row = (name, mark, manifest.run, manifest.federation.name, manifest.published_at, f"{size / 1e6:,.1f} MB")
+            table.add_row(*row)
+    Console().print(table)
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="The version to serve, vN")],
+    models: Models = None,
+) -> None:
+    """Serve another version of NAME from now on."""
+    folder = models_folder(models)
+    chosen = exact_version(folder, name, version)
+    set_current(folder, chosen)
+    screen.print(f"{name} serves {version} now", markup=False, highlight=False)
+
+
+@app.command()
+def evaluate(
+    source: Source,
+    images: Annotated[Path, typer.Option("--images", metavar="DIR", help="One folder per class")],
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all metrics there")] = None,
+    artifacts: Artifacts = None,
+    models: Models = None,
+) -> None:
+    """Score every model of a run or a published version on folders of labelled images."""
+    from engine.inference.evaluate import evaluate_folder
+
+    panel = _open_source(source, artifacts, models)
+    with _bar() as bar:
+        task = bar.add_task("Evaluating", total=None)
+        scores, left_out = evaluate_folder(panel, images, lambda done, of: bar.update(task, completed=done, total=of))
+    for folder in left_out.folders:
+        close = nearest_class(folder, panel.federation.classes)
+        hint = f" (did it mean {close}?)" if close else ""
+        screen.print(f"left out: folder '{folder}' names no class{hint}", markup=False, highlight=False)
+    for path, reason in left_out.images:
+        screen.print(f"left out: {path}: {reason}", markup=False, highlight=False)
+    n_images = next(iter(scores.values()))["n_images"]
+    if json_file is not None:
+        write_json(json_file, {"source": source, "images": n_images, "models": scores})
+    _print_scores(panel.federation, scores, title=f"{images}")
+
+
+@app.command()
+def predict(
+    source: Source,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or DICOM")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, everything else on stderr")] = False,
+    artifacts: Artifacts = None,
+    models: Models = None,
+) -> None:
+    """What every model of a run or a published version says about each image."""
+    panel = _open_source(source, artifacts, models)
+    answers: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    for image in images:
+        try:
+            reading = panel.read(image)
+        except ImageError as error:
+            unreadable.append(f"{image}: {error}")
+            answers.append({"image": str(image), "refused": True, "reasons": [str(error)], "opinions": {}})
+            continue
+        opinions = {model: dataclasses.asdict(opinion) for model, opinion in reading.opinions.items()}
+        answers.append(
+            {"image": str(image), "refused": reading.refused, "reasons": list(reading.reasons), "opinions": opinions}
+        )
+    if as_json:
+        typer.echo(json.dumps(answers, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print_opinions(panel.federation, answers)
+    if unreadable:
+        raise ImageError("; ".join(unreadable))
+
+
+def _open_source(source: str, artifacts: Path | None, models: Path | None) -> Panel:
+    """run-NNN scores its own weights in torch; NAME and NAME@vN need nothing but ONNX Runtime."""
+    if RUN_NAME.fullmatch(source):
+        from engine.publishing.run_panel import open_run_panel
+
+        return open_run_panel(find_run(artifacts_folder(artifacts), source))
+    return open_panel(find_source(models_folder(models), source))
 
 
 def _read(federation: Federation, data: Path | None) -> FederationData:
@@ -165,13 +322,27 @@ def _bar() -> Iterator[Progress]:
         yield bar
 
 
-def _print_scores(federation: Federation, models: dict[str, Any]) -> None:
-    table = Table(title="Test images of all hospitals")
+def _model_name(federation: Federation, model: str) -> str:
+    return federation.display_name(model.removeprefix("local/")) if model.startswith("local/") else model
+
+
+def _print_opinions(federation: Federation, answers: list[dict[str, Any]]) -> None:
+    table = Table(title=f"{federation.name}: research demonstration, not for diagnosis")
+    for column in ("Image", "Model", "Says", "Probability (not calibrated)"):
+        table.add_column(column)
+    for answer in answers:
+        for model, opinion in answer["opinions"].items():
+            share = f"{100 * opinion['probabilities'][opinion['label']]:.1f}%"
+            table.add_row(answer["image"], _model_name(federation, model), opinion["label"], share)
+    Console().print(table)
+
+
+def _print_scores(federation: Federation, models: dict[str, Any], title: str) -> None:
+    table = Table(title=title)
     for column in ("Model", "Accuracy", "Balanced accuracy", "Macro F1", "Images"):
         table.add_column(column, justify="left" if column == "Model" else "right")
-    for model, cells in models.items():
-        values = cells["all"]
-        name = federation.display_name(model.removeprefix("local/")) if model.startswith("local/") else model
+    for model, values in models.items():
+        name = _model_name(federation, model)
         scores = [f"{values[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "macro_f1")]
         table.add_row(name, *scores, f"{values['n_images']:,}")
     Console().print(table)

@@ -95,7 +95,9 @@ def _folder_findings(federation: Federation, holding: HospitalImages) -> list[Fi
     if holding.folder_missing:
         return [
             finding(
-                "error", "missing-folder", f"{name}: its folder '{hospital.folder}' is missing; mend 'folder' in the TOML"
+                "error",
+                "missing-folder",
+                f"{name}: its folder '{hospital.folder}' is missing; mend 'folder' in the TOML",
             )
         ]
     found = []
@@ -104,12 +106,16 @@ def _folder_findings(federation: Federation, holding: HospitalImages) -> list[Fi
     for folder in holding.unmatched_folders:
         close = nearest_class(folder, federation.classes)
         hint = f"; if it means {close}, add an alias" if close else "; add an alias or take the folder away"
-        found.append(finding("warning", "unmatched-folder", f"{name}: folder '{folder}' is no class and is left out{hint}"))
+        found.append(
+            finding("warning", "unmatched-folder", f"{name}: folder '{folder}' is no class and is left out{hint}")
+        )
     for folder in holding.empty_folders:
         found.append(finding("warning", "empty-folder", f"{name}: folder '{folder}' holds no images"))
     if holding.unreadable:
         path, reason = holding.unreadable[0]
-        sentence = f"{name}: {_count(len(holding.unreadable), 'image')} cannot be read and left out, e.g. {path}: {reason}"
+        sentence = (
+            f"{name}: {_count(len(holding.unreadable), 'image')} cannot be read and left out, e.g. {path}: {reason}"
+        )
         found.append(finding("warning", "unreadable", sentence, [path for path, _ in holding.unreadable]))
     if holding.ignored_files:
         sentence = f"{name}: {_count(len(holding.ignored_files), 'file')} no PNG, JPEG or DICOM by name, ignored"
@@ -138,7 +144,9 @@ def _duplicate_findings(federation: Federation, copies: list[list[tuple[str, str
             )
             paths = [path for group in inside for h, path, _ in group if h == hospital.id]
             findings.append(
-                Finding(severity="warning", kind="duplicates", hospital=hospital.id, sentence=sentence, paths=tuple(paths))
+                Finding(
+                    severity="warning", kind="duplicates", hospital=hospital.id, sentence=sentence, paths=tuple(paths)
+                )
             )
     across = [group for group in copies if len({h for h, _, _ in group}) > 1]
     if across:
@@ -152,7 +160,9 @@ def _duplicate_findings(federation: Federation, copies: list[list[tuple[str, str
         sentence = f"{_count(len(contradicting), 'image')} with more than one label, byte for byte the same"
         paths = [path for group in contradicting for _, path, _ in group]
         findings.append(
-            Finding(severity="warning", kind="contradicting-labels", hospital=None, sentence=sentence, paths=tuple(paths))
+            Finding(
+                severity="warning", kind="contradicting-labels", hospital=None, sentence=sentence, paths=tuple(paths)
+            )
         )
     return findings
 

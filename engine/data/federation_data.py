@@ -69,7 +69,11 @@ def read_federation_data(
     )
     images: Sequence[LocalImage] = [image for holding in holdings for image in holding.images]
     return FederationData(
-        federation, root, holdings, audit_federation(federation, holdings), tuple(split_images(images, federation.split))
+        federation,
+        root,
+        holdings,
+        audit_federation(federation, holdings),
+        tuple(split_images(images, federation.split)),
     )
 
 

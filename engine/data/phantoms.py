@@ -140,7 +140,9 @@ def _draw_mass(label: str, rng: np.random.Generator) -> Mass:
         angle = rng.uniform(0.15, 1.9)  # from beside the vertex to below the Sylvian fissure
         # Most of the ball lies inside; the dura cuts the rest off and gives it a broad base.
         x = side * (BRAIN_HALF_WIDTH - 0.6 * radius) * np.sin(angle)
-        return Mass(x, BRAIN_Y - (BRAIN_HALF_HEIGHT - 0.6 * radius) * np.cos(angle), radius, enhancement, core, oedema, lobes)
+        return Mass(
+            x, BRAIN_Y - (BRAIN_HALF_HEIGHT - 0.6 * radius) * np.cos(angle), radius, enhancement, core, oedema, lobes
+        )
     radius = rng.uniform(0.10, 0.20)
     # A macroadenoma grows upwards, out of the sella.
     return Mass(rng.normal(0, 0.02), SELLA_Y + 0.03 - 0.7 * (radius - 0.08), radius, enhancement, core, 0.0, lobes)
@@ -267,11 +269,18 @@ def _draw_lesion(image: Field, x: Field, y: Field, label: str, mass: Mass, textu
         depth = mass.radius * (1 + 0.05 * bumps) - distance
         if mass.at_falx:
             depth = np.minimum(depth, np.sign(mass.x) * x)
-        _paint(image, 0.85 * image + 0.15 * 0.25, np.minimum(depth + 0.5 * mass.oedema * mass.radius, inside_dura), 8 * edge)
+        _paint(
+            image,
+            0.85 * image + 0.15 * 0.25,
+            np.minimum(depth + 0.5 * mass.oedema * mass.radius, inside_dura),
+            8 * edge,
+        )
         _paint(image, 0.20, np.minimum(depth + 0.018, inside_dura), edge)  # a cleft of fluid parts it from the brain
         _paint(image, bright + 0.015 * fine, np.minimum(depth, inside_dura), edge)
         if not mass.at_falx:  # the dural tail
-            _paint(image, bright, np.minimum(0.5 * depth + 0.25 * mass.radius, 0.014 - np.abs(inside_dura - 0.01)), edge)
+            _paint(
+                image, bright, np.minimum(0.5 * depth + 0.25 * mass.radius, 0.014 - np.abs(inside_dura - 0.01)), edge
+            )
     else:
         waist = 1 - 0.18 * np.exp(-(((y - SELLA_Y + 0.06) / 0.05) ** 2))
         depth = mass.radius * waist * (1 + 0.05 * bumps) - np.hypot((x - mass.x) * 1.08, y - mass.y)

@@ -25,7 +25,9 @@ class Checkpoint:
         model = lines[-1].model
         append_rounds(self._run_folder / "rounds.jsonl", lines)
         if self._keep_rounds:
-            save_tensors(self._run_folder / "weights" / "rounds" / f"{slug(model)}-{state.round:03d}.safetensors", state.weights)
+            save_tensors(
+                self._run_folder / "weights" / "rounds" / f"{slug(model)}-{state.round:03d}.safetensors", state.weights
+            )
         last, best = f"{slug(model)}-{state.round:04d}", f"{slug(model)}-{state.best_round:04d}"
         save_tensors(self.folder / f"{last}.safetensors", state.weights)
         # The pointer moves only once the tensors are on disk; what it no longer names goes afterwards.

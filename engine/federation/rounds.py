@@ -108,7 +108,9 @@ def average_usable(
         average = {}
     if len(report.fits) < needed or not average:
         reasons = "; ".join(f"{hospital}: {reason}" for hospital, reason in report.failures.items())
-        raise RunError(f"{len(report.fits)} of at least {max(needed, 1)} hospitals returned a usable update ({reasons})")
+        raise RunError(
+            f"{len(report.fits)} of at least {max(needed, 1)} hospitals returned a usable update ({reasons})"
+        )
     return average
 
 

@@ -118,9 +118,9 @@ def plan_models(data: FederationData) -> list[ModelPlan]:
             pooled = ImageSet([_portion(data, "train", hospital.id) for hospital in data.federation.hospital])
             plans.append(ModelPlan(arm, "central", {POOLED: pooled}, validation))
         else:
-            for hospital in training:
-                own = {hospital: validation[hospital]} if hospital in validation else {}
-                plans.append(ModelPlan(arm, f"local/{hospital}", {hospital: training[hospital]}, own))
+            for name, images in training.items():
+                own = {name: validation[name]} if name in validation else {}
+                plans.append(ModelPlan(arm, f"local/{name}", {name: images}, own))
     return plans
 
 
@@ -190,9 +190,7 @@ def _write_results(
     write_json(run.folder / "evaluation.json", evaluate_predictions(predictions, data.federation.classes))
 
 
-def _predict(
-    model: str, part: Part, data: FederationData, network: Network, device: torch.device
-) -> pd.DataFrame:
+def _predict(model: str, part: Part, data: FederationData, network: Network, device: torch.device) -> pd.DataFrame:
     rows = []
     for hospital, images in _image_sets(data, part).items():
         logits = predict_logits(network, images, device)

@@ -1,20 +1,22 @@
-"""A published version as a panel of models that each give an opinion on one image."""
+"""A panel of models that each give an opinion on one image: those of a published version, or of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from engine.config import Federation
 from engine.data.images import Pixels, fit, read_image
 from engine.errors import ModelError
 from engine.results.metrics import softmax
 from engine.results.published import PublishedVersion
 
 THREADS = 2
+Logits = npt.NDArray[np.float32]
+Scorer = Callable[[Pixels], Logits]  # images (n, side, side, channels) -> (n, classes)
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,16 @@ class Reading:
 
 
 class Panel:
-    """The models of one published version, loaded and checked once. Safe to share between threads."""
+    """Models by key, and how an image is prepared for them. Never changed once made, so threads may share it."""
 
-    def __init__(self, version: PublishedVersion) -> None:
-        version.verify()
-        self.version = version
-        self.classes = version.federation.classes
-        self.models = tuple(version.manifest.models)
-        self._sessions = {
-            model: _open_session(version.folder / entry.file) for model, entry in version.manifest.models.items()
-        }
+    def __init__(self, federation: Federation, scorers: Mapping[str, Scorer]) -> None:
+        self.federation = federation
+        self.models = tuple(scorers)
+        self._scorers = scorers
 
     def prepare(self, source: Path | bytes) -> Pixels:
         """One image file, decoded and fitted as in training. Raises ImageError."""
-        model = self.version.federation.model
+        model = self.federation.model
         return fit(read_image(source, colour=model.colour), model.image_size_px)
 
     def read(self, source: Path | bytes) -> Reading:
@@ -62,23 +60,33 @@ class Panel:
         opinions = {model: self._opinion(self.logits(model, [pixels])[0]) for model in self.models}
         return Reading(pixels, refused=False, reasons=(), opinions=opinions)
 
-    def logits(self, model: str, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+    def logits(self, model: str, images: Sequence[Pixels]) -> Logits:
         """float32 logits (n, classes) of one model on prepared images."""
-        rows = self._sessions[model].run(["logits"], {"image": np.stack(images)})[0]
-        return np.asarray(rows, np.float32)
+        return np.asarray(self._scorers[model](np.stack(images)), np.float32)
 
-    def _opinion(self, logits: npt.NDArray[np.float32]) -> Opinion:
+    def _opinion(self, logits: Logits) -> Opinion:
         probabilities = softmax(logits[None])[0]
-        label = self.classes[int(probabilities.argmax())]
-        by_class = dict(zip(self.classes, map(float, probabilities), strict=True))
+        label = self.federation.classes[int(probabilities.argmax())]
+        by_class = dict(zip(self.federation.classes, map(float, probabilities), strict=True))
         return Opinion(label, by_class, prediction_set=(label,))
 
 
-def _open_session(path: Path) -> Any:
+def open_panel(version: PublishedVersion) -> Panel:
+    """The models of a published version, checked against their hashes and loaded. Raises ModelError."""
+    version.verify()
+    files = version.manifest.models
+    return Panel(version.federation, {model: open_model(version.folder / entry.file) for model, entry in files.items()})
+
+
+def open_model(path: Path) -> Scorer:
+    """An exported ONNX file as a scorer. Raises ModelError."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.inter_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
-        raise ModelError(f"{path}: ONNX Runtime cannot load it ({type(error).__name__}); publish the run anew") from None
+        raise ModelError(
+            f"{path}: ONNX Runtime cannot load it ({type(error).__name__}); publish the run anew"
+        ) from None
+    return lambda images: np.asarray(session.run(["logits"], {"image": images})[0])

@@ -22,4 +22,4 @@ def evaluate_predictions(predictions: pd.DataFrame, classes: tuple[str, ...]) ->
 
 def score_rows(rows: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, Any]:
     labels = rows["label"].map({label: index for index, label in enumerate(classes)}).to_numpy(np.int64)
-    return score(np.stack(rows["logits"].to_numpy()), labels, classes)
+    return score(np.stack(list(rows["logits"])), labels, classes)

@@ -21,7 +21,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot write: {error.strerror or error}; free disk space or mend permissions") from None
+        raise RunError(
+            f"{path}: cannot write: {error.strerror or error}; free disk space or mend permissions"
+        ) from None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,4 +1,4 @@
-"""The registry of published models: `models/NAME/vN/`, each written once, and `current.json`, which names the served one.
+"""The registry of published models: `models/NAME/vN/`, each written once; `current.json` names the served version.
 
 An exact version is loaded and checked against its hashes; nothing is ever "the latest by guess".
 """

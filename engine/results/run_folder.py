@@ -173,7 +173,9 @@ def create_run(artifacts: Path) -> Path:
                 continue
             return folder
     except OSError as error:
-        raise RunError(f"{artifacts}: cannot make a run folder: {error.strerror or error}; give --artifacts DIR") from None
+        raise RunError(
+            f"{artifacts}: cannot make a run folder: {error.strerror or error}; give --artifacts DIR"
+        ) from None
     raise AssertionError("numbers do not end")
 
 
@@ -188,9 +190,7 @@ def write_manifest(folder: Path, config: RunConfig) -> None:
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"):
         name = path.relative_to(folder).as_posix()
-        files[name] = FileEntry(
-            sha256=sha256_of(path), bytes=path.stat().st_size, detached=name.startswith("weights/")
-        )
+        files[name] = FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size, detached=name.startswith("weights/"))
     manifest = RunManifest(
         run=folder.name,
         federation=config.federation.name,

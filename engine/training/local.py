@@ -68,7 +68,7 @@ def train_locally(
                     loss = functional.cross_entropy(
                         logits.float(), labels, weight=weight, label_smoothing=training.label_smoothing
                     )
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 loss_sum += loss.detach() * len(labels)
                 correct += (logits.detach().argmax(1) == labels).sum()
@@ -115,9 +115,7 @@ def _make_optimizer(network: Network, training: TrainingConfig) -> torch.optim.O
     return kind(parameters, rate, weight_decay=decay)
 
 
-def _class_weights(
-    images: ImageSet, training: TrainingConfig, network: Network, device: torch.device
-) -> Tensor | None:
+def _class_weights(images: ImageSet, training: TrainingConfig, network: Network, device: torch.device) -> Tensor | None:
     """Inverse frequency over the classes present, mean 1 per image; None when switched off."""
     if training.class_weights == "none":
         return None

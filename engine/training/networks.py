@@ -2,6 +2,7 @@
 activation map is exact: `feature_map` gives the last map, `classify` pools it and applies the head.
 """
 
+import itertools
 from pathlib import Path
 
 import safetensors
@@ -55,6 +56,16 @@ class Block(_resnet.BasicBlock):  # type: ignore[misc, name-defined]  # torchvis
 class ResNet18(_resnet.ResNet, Network):  # type: ignore[misc, name-defined]
     """He et al., Deep Residual Learning, CVPR 2016; torchvision's keys, so its weights load."""
 
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+    fc: nn.Module
+
     def __init__(self, n_classes: int, dropout: float) -> None:
         super().__init__(Block, [2, 2, 2, 2], num_classes=n_classes)
         self.n_classes = n_classes
@@ -81,7 +92,7 @@ class CompactCNN(Network):
         self.n_classes = n_classes
         widths = (3, 32, 64, 128, 128)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         self.backbone = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
@@ -109,7 +120,8 @@ def build_network(config: ModelConfig, n_classes: int, seed: int) -> Network:
     if config.freeze_backbone:
         for name, parameter in network.named_parameters():
             parameter.requires_grad = name.startswith(HEADS[config.architecture] + ".")
-    return network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    return network
 
 
 def set_training_mode(network: Network, config: ModelConfig) -> None:
@@ -156,9 +168,7 @@ def _load_start(network: Network, config: ModelConfig) -> None:
         tensors = read_weights(Path(config.weights))
     own = network.state_dict()
     head = HEADS[config.architecture] + "."
-    usable = {
-        name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape
-    }
+    usable = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
     missing = [name for name in own if name not in usable and not name.startswith(head)]
     if missing:
         raise ConfigError(

@@ -23,8 +23,8 @@ class ValidationReply:
 class Transport(Protocol):
     """Carries messages between the coordinator and hospitals. Replies come in the order of the hospitals asked."""
 
-    trainers: Sequence[str]
-    validators: Sequence[str]
+    @property
+    def trainers(self) -> Sequence[str]: ...
 
     def train(
         self, weights: Tensors, round_number: int, hospitals: Sequence[str]

@@ -33,7 +33,6 @@ class InProcessTransport:
         on_images: OnImages,
     ) -> None:
         self.trainers = tuple(training_sets)
-        self.validators = tuple(validation_sets)
         self._network = network
         self._federation = federation
         self._training_sets = training_sets

@@ -1,0 +1,40 @@
+"""The models of a run as networks, from its weights: to export them, or to score them as they were trained."""
+
+import numpy as np
+import torch
+
+from engine.federation.checkpoint import load_tensors
+from engine.inference.panel import Logits, Panel, Scorer
+from engine.results.run_folder import Run
+from engine.training.networks import Network, build_network, network_input
+
+
+def run_models(run: Run) -> list[str]:
+    """Model keys of a finished run: "global", "local/<hospital id>" ..., "central", as far as its arms go."""
+    run.verify()
+    return list(dict.fromkeys(line.model for line in run.rounds()))
+
+
+def load_network(run: Run, model: str) -> Network:
+    """The chosen round of one model, in evaluation mode. Raises RunError where the weights are not here."""
+    federation = run.federation
+    config = federation.model.model_copy(update={"weights": "none", "freeze_backbone": False})
+    network = build_network(config, len(federation.classes), seed=0)
+    network.load_state_dict(load_tensors(run.weights(model)))
+    return network.eval()
+
+
+def open_run_panel(run: Run) -> Panel:
+    """A run's own weights as a panel; scores in torch, float32."""
+    run.verify(with_weights=True)
+    return Panel(run.federation, {model: _scorer(load_network(run, model)) for model in run_models(run)})
+
+
+def _scorer(network: Network) -> Scorer:
+    @torch.inference_mode()
+    def score(images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Logits:
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+        logits: Logits = network(network_input(pixels)).numpy()
+        return logits
+
+    return score

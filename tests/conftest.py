@@ -1,0 +1,68 @@
+"""One tiny real training for all tests: three phantom hospitals, three arms, published once. Copy before damaging."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine.config import Federation, load_federation
+from engine.data.federation_data import FederationData, read_federation_data
+from engine.data.phantoms import write_phantoms
+
+PROJECT = Path(__file__).resolve().parent.parent
+TINY = (
+    "model.architecture='compact-cnn'",
+    "model.image_size_px=32",
+    "training.rounds=3",
+    "training.batch_size=8",
+)
+TINY_COUNTS = {
+    "hospital-a": {"glioma": 14, "meningioma": 14, "notumor": 14, "pituitary": 14},
+    "hospital-b": {"glioma": 12, "meningioma": 18, "notumor": 12, "pituitary": 12},
+    "hospital-c": {"glioma": 14, "meningioma": 12, "pituitary": 16},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Decoded images of the tests stay among the tests."""
+    os.environ["CONSILIUM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def phantom_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of small phantoms. Read only."""
+    root = tmp_path_factory.mktemp("data") / "phantoms"
+    write_phantoms(root, seed=3, size_px=64, images_per_hospital=TINY_COUNTS)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_federation() -> Federation:
+    return load_federation(PROJECT / "federations" / "phantoms.toml", TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_federation: Federation, phantom_root: Path) -> FederationData:
+    return read_federation_data(tiny_federation, phantom_root)
+
+
+@pytest.fixture(scope="session")
+def phantom_run(tiny_data: FederationData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifacts folder with one finished run, run-001. Read only."""
+    from engine.federation.training_run import start_run, train_run
+
+    artifacts = tmp_path_factory.mktemp("artifacts")
+    train_run(start_run(tiny_data, "federations/phantoms.toml", artifacts), tiny_data)
+    return artifacts
+
+
+@pytest.fixture(scope="session")
+def phantom_version(phantom_run: Path, tiny_data: FederationData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with phantoms v1, published from `phantom_run`. Read only."""
+    from engine.publishing.publish import publish_run
+    from engine.results.run_folder import find_run
+
+    models = tmp_path_factory.mktemp("models")
+    publish_run(find_run(phantom_run, "run-001"), "phantoms", tiny_data, models)
+    return models

@@ -1,0 +1,1 @@
+"""What the dashboard's pages share. Never imports torch, directly or through the engine."""

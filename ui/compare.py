@@ -1,0 +1,109 @@
+"""Compare: an image comes in, opinions stand beside it.
+
+An uploaded image lives in the uploader and in local names alone: no cache, no session state, no file, and the picture
+goes to the browser inside the page, because Streamlit would keep a media file until the next full run.
+"""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import streamlit as st
+from PIL import Image
+
+from engine.data.images import read_image
+from engine.errors import ImageError
+from engine.inference.panel import Panel, Reading
+from engine.results.published import VersionManifest
+from ui.examples import draw_example, example_labels
+from ui.opinions import NOT_CALIBRATED, agreement, answer, opinion_rows, panel_rows, probability_table
+
+SUFFIXES = ["png", "jpg", "jpeg", "dcm"]
+SHOWN_PX = 1024
+PRIVACY = "Remove names from the picture first. Your image stays in this server's memory until you remove it."
+
+
+@dataclass(frozen=True)
+class Picture:
+    content: bytes
+    caption: str
+
+
+@st.fragment
+def draw_compare(panel: Panel, manifest: VersionManifest) -> None:
+    """A new image redraws this part alone, so a version is verified and loaded once."""
+    federation = manifest.federation
+    st.markdown(f"Made for {federation.intended_input}. {PRIVACY}")
+    picture = _take_picture(manifest)
+    left, right = st.columns([5, 7], gap="large")
+    if picture is None:
+        left.info("Upload an image to read what each model would say about it.", icon=":material/image_search:")
+        with right:
+            st.subheader(f"Who will answer: {len(panel.models)} models", anchor=False)
+            st.html(panel_rows(federation, list(panel.models), manifest.class_counts))
+        return
+    try:
+        shown = _browser_picture(picture.content, colour=federation.model.colour)
+        reading = panel.read(picture.content)
+    except ImageError as error:
+        st.error(f"This image cannot be read ({error}). Choose another one; nothing else has changed.")
+        return
+    side = federation.model.image_size_px
+    seen = f"{shown.width:,} x {shown.height:,} px; the models see it at {side} x {side} px."
+    left.image(shown.url, caption=f"{picture.caption} {seen}", width="stretch", alt="The image the opinions are about")
+    with right:
+        _draw_reading(reading, manifest)
+
+
+def _take_picture(manifest: VersionManifest) -> Picture | None:
+    """The upload, else the chosen example. An upload wins, because somebody wants to know about it."""
+    federation = manifest.federation
+    labels = example_labels(federation)
+    where = st.columns([1, 1], gap="large") if labels else [st.container()]
+    upload = where[0].file_uploader("Image (PNG, JPEG or DICOM)", type=SUFFIXES, key="upload")
+    chosen = None
+    if labels:
+        with where[1]:
+            chosen = st.pills(
+                "Or try a synthetic slice", labels, key="example", disabled=upload is not None,
+                help="Drawn by a program when you choose one; none shows a patient.",
+            )  # fmt: skip
+            if chosen and upload is None:
+                st.button("Draw another", icon=":material/refresh:", on_click=_next_example, type="tertiary")
+    if upload is not None:
+        return Picture(upload.getvalue(), "Your image.")
+    if chosen:
+        example = draw_example(federation, chosen, st.session_state.get("example_number", 0))
+        return Picture(example.content, example.caption)
+    return None
+
+
+def _draw_reading(reading: Reading, manifest: VersionManifest) -> None:
+    federation, opinions = manifest.federation, reading.opinions
+    st.subheader(answer(federation, opinions), anchor=False)
+    st.markdown(agreement(federation, opinions, manifest.class_counts))
+    st.html(opinion_rows(federation, opinions, manifest.class_counts))
+    st.caption(NOT_CALIBRATED)
+    if st.toggle("All probabilities as a table", key="as_table"):
+        st.table(probability_table(federation, opinions))
+
+
+def _next_example() -> None:
+    st.session_state["example_number"] = st.session_state.get("example_number", 0) + 1
+
+
+@dataclass(frozen=True)
+class _Shown:
+    url: str
+    width: int
+    height: int
+
+
+def _browser_picture(content: bytes, *, colour: bool) -> _Shown:
+    """The image as the browser gets it, DICOM too: at most SHOWN_PX wide or high, as a data URL."""
+    image = Image.fromarray(read_image(content, colour=colour))
+    width, height = image.size
+    image.thumbnail((SHOWN_PX, SHOWN_PX))
+    png = io.BytesIO()
+    image.save(png, format="PNG")
+    return _Shown(f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}", width, height)

@@ -1,0 +1,35 @@
+"""What stands around every page: name and icon, title, disclaimer, and what of the data is not real."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from engine.config import Federation
+
+ASSETS = Path(__file__).parent / "assets"
+NAME = "Consilium"
+DISCLAIMER = "Research demonstration, not for diagnosis."
+
+
+def draw_frame(title: str, lead: str = "") -> None:
+    """First line of every page: a deep link runs the page without app.py, so nothing may rely on that."""
+    page_title = NAME if title == NAME else f"{title} - {NAME}"
+    st.set_page_config(page_title=page_title, page_icon=str(ASSETS / "favicon.svg"), layout="wide")
+    st.logo(str(ASSETS / "wordmark.svg"), size="large", icon_image=str(ASSETS / "favicon.svg"))
+    st.html(ASSETS / "style.css")
+    st.title(title, anchor=False)
+    if lead:
+        st.markdown(lead)
+    with st.sidebar.container(key="disclaimer"):
+        st.caption(DISCLAIMER)
+
+
+def show_federation(federation: Federation) -> None:
+    """Badges and sentences that say what is simulated or synthetic; nothing where both are real."""
+    said = [
+        ("synthetic", federation.synthetic, "violet"),
+        ("simulated", federation.simulated, "orange"),
+    ]
+    for word, sentence, colour in said:
+        if sentence:
+            st.markdown(f":{colour}-badge[{word}] :small[{sentence}]")

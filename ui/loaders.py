@@ -1,0 +1,131 @@
+"""Cached reading of run folders and published models.
+
+Every cache is bounded and keyed by the folder and its manifest's hash (for a run being written: by the file's size and
+time), so that nothing old is shown and tests with other folders see their own. Uploaded images enter no cache.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from engine.data.audit import Audit
+from engine.errors import RunError
+from engine.inference.panel import Panel
+from engine.results.files import sha256_of
+from engine.results.published import PublishedVersion
+from engine.results.rounds import RoundLine
+from engine.results.run_folder import Run
+
+SPLITS = ("train", "validation", "test")
+
+
+def load_evaluation(run: Run) -> dict[str, Any]:
+    """`evaluation.json`'s splits: {split: {model: {hospital id or "all": metrics}}}."""
+    return _evaluation(str(run.folder), _stamp(run, "evaluation.json"))
+
+
+def load_rounds(run: Run) -> pd.DataFrame:
+    """One row per line of `rounds.jsonl`; see `rounds_table` for the columns."""
+    return _rounds(str(run.folder), _stamp(run, "rounds.jsonl"))
+
+
+def load_splits(run: Run) -> pd.DataFrame:
+    """Images by hospital, label and split: columns hospital, label, train, validation, test."""
+    return _splits(str(run.folder), _stamp(run, "dataset_splits.json"))
+
+
+def load_audit(run: Run) -> Audit:
+    return _audit(str(run.folder), _stamp(run, "audit.json"))
+
+
+@st.cache_resource(max_entries=1, show_spinner="Loading the models")
+def load_panel(folder: str, manifest_sha256: str) -> Panel:
+    """The models of one published version. Only the shown version stays in memory; `manifest_sha256` is its key."""
+    return Panel(PublishedVersion(Path(folder)))
+
+
+def rounds_table(lines: list[RoundLine]) -> pd.DataFrame:
+    """Columns arm, model, round, hospital, failure, is_best_so_far, seconds (of the round, "all" only);
+    n_trained, train_loss, train_accuracy, fit_seconds, bytes_down, bytes_up; n_images, loss, accuracy, macro_f1 of
+    validation. What a line has not is missing (NaN)."""
+    rows = []
+    for line in lines:
+        fit, seen = line.fit, line.validation
+        rows.append(
+            {
+                "arm": line.arm,
+                "model": line.model,
+                "round": line.round,
+                "hospital": line.hospital,
+                "failure": line.failure,
+                "is_best_so_far": line.is_best_so_far,
+                "seconds": line.seconds,
+                "n_trained": fit.n_images if fit else None,
+                "train_loss": fit.loss if fit else None,
+                "train_accuracy": fit.accuracy if fit else None,
+                "fit_seconds": fit.seconds if fit else None,
+                "bytes_down": fit.bytes_down if fit else None,
+                "bytes_up": fit.bytes_up if fit else None,
+                "n_images": seen.n_images if seen else None,
+                "loss": seen.loss if seen else None,
+                "accuracy": seen.accuracy if seen else None,
+                "macro_f1": seen.macro_f1 if seen else None,
+            }
+        )
+    columns = "arm model round hospital failure is_best_so_far seconds n_trained train_loss train_accuracy fit_seconds"
+    columns += " bytes_down bytes_up n_images loss accuracy macro_f1"
+    frame = pd.DataFrame(rows, columns=columns.split())
+    numbers = [name for name in frame if name not in ("arm", "model", "hospital", "failure", "is_best_so_far")]
+    frame[numbers] = frame[numbers].apply(pd.to_numeric)
+    return frame
+
+
+def split_counts(images: list[dict[str, str]]) -> pd.DataFrame:
+    """Count `dataset_splits.json`'s images: one row per hospital and label, one column per split."""
+    frame = pd.DataFrame(images, columns=["hospital", "label", "split"])
+    counts = frame.groupby(["hospital", "label"])["split"].value_counts().unstack(fill_value=0)
+    return counts.reindex(columns=list(SPLITS), fill_value=0).reset_index()
+
+
+def _stamp(run: Run, file: str) -> str:
+    """The manifest's hash; while there is none, the file's own size and time."""
+    manifest = run.folder / "manifest.json"
+    try:
+        if manifest.is_file():
+            return sha256_of(manifest)
+        stat = (run.folder / file).stat()
+    except OSError:
+        return "absent"
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _evaluation(folder: str, stamp: str) -> dict[str, Any]:
+    content = _known_schema(Run(Path(folder)), "evaluation.json")
+    splits: dict[str, Any] = content["splits"]
+    return splits
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _rounds(folder: str, stamp: str) -> pd.DataFrame:
+    return rounds_table(Run(Path(folder)).rounds())
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _splits(folder: str, stamp: str) -> pd.DataFrame:
+    return split_counts(_known_schema(Run(Path(folder)), "dataset_splits.json")["images"])
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _audit(folder: str, stamp: str) -> Audit:
+    return Audit.model_validate(_known_schema(Run(Path(folder)), "audit.json"))
+
+
+def _known_schema(run: Run, name: str) -> dict[str, Any]:
+    content = run.read_json(name)
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or found != 1:
+        raise RunError(f"{run.folder / name}: has schema {found!r}, unknown to this program; update it")
+    return content

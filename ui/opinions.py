@@ -1,0 +1,150 @@
+"""Several models' opinions on one image, in words, as rows of bars, and as a table. No drawing calls here."""
+
+from collections.abc import Mapping
+from html import escape
+
+import pandas as pd
+
+from engine.config import Federation
+from engine.inference.panel import Opinion
+from ui.palette import model_colour, model_name, model_order
+from ui.words import join_words, percent
+
+Opinions = Mapping[str, Opinion]
+ClassCounts = Mapping[str, Mapping[str, int]]
+
+SHARED_IMAGES = "These models share training images, so agreement is no independent evidence."
+NOT_CALIBRATED = (
+    "A bar is the model's own probability. It is not calibrated yet: 90% here does not mean right 9 times in 10."
+)
+MAX_OTHERS = 3
+SHADES = (1.0, 0.55, 0.35, 0.2)  # most likely class first; the last one serves all others
+
+
+def answer(federation: Federation, opinions: Opinions) -> str:
+    """The leading model's opinion as a heading: "Federated: pituitary, 96.1%"."""
+    leader = _ordered(federation, opinions)[0]
+    opinion = opinions[leader]
+    return f"{model_name(federation, leader)}: {opinion.label}, {percent(opinion.probabilities[opinion.label])}"
+
+
+def agreement(federation: Federation, opinions: Opinions, class_counts: ClassCounts) -> str:
+    """Who agrees with the leading model, who says what else, and why agreement proves little."""
+    leader, *others = _ordered(federation, opinions)
+    if not others:
+        return "This version holds one model alone, so there is nothing to compare it with."
+    label = opinions[leader].label
+    dissent: dict[str, list[str]] = {}
+    for model in others:
+        if opinions[model].label != label:
+            dissent.setdefault(opinions[model].label, []).append(model_name(federation, model))
+    n_dissenting = sum(map(len, dissent.values()))
+    if not dissent:
+        sentences = [f"All {len(opinions)} models agree."]
+    elif n_dissenting == len(others):
+        sentences = ["No other model agrees."]
+    else:
+        sentences = [f"{len(opinions) - n_dissenting} of {len(opinions)} models agree."]
+    for other, names in dissent.items():
+        sentences.append(f"{join_words(names)} {'says' if len(names) == 1 else 'say'} {other}.")
+    blind = [
+        federation.display_name(hospital)
+        for hospital, labels in never_seen(federation, class_counts).items()
+        if label in labels and f"local/{hospital}" in opinions
+    ]
+    if blind:
+        learner = "its model never learned" if len(blind) == 1 else "their models never learned"
+        sentences.append(f"{join_words(blind)} had no {label} to train on, so {learner} to say it.")
+    return " ".join([*sentences, SHARED_IMAGES])
+
+
+def never_seen(federation: Federation, class_counts: ClassCounts) -> dict[str, list[str]]:
+    """Classes without a training image, by hospital; hospitals that hold every class are left out."""
+    unseen = {
+        hospital.id: [label for label in federation.classes if class_counts[hospital.id].get(label, 0) == 0]
+        for hospital in federation.hospital
+        if hospital.id in class_counts
+    }
+    return {hospital: labels for hospital, labels in unseen.items() if labels}
+
+
+def opinion_rows(federation: Federation, opinions: Opinions, class_counts: ClassCounts) -> str:
+    """One HTML list: a row per model, the leading one set apart. Every figure of a bar stands in its row as text."""
+    unseen = never_seen(federation, class_counts)
+    rows = []
+    for place, model in enumerate(_ordered(federation, opinions)):
+        opinion, colour = opinions[model], model_colour(federation, model)
+        missing = unseen.get(model.removeprefix("local/"), []) if model.startswith("local/") else []
+        notes = [_others(opinion), f"never trained on {join_words(missing, 'or')}" if missing else ""]
+        rows.append(
+            f'<li class="{"answer" if place == 0 else "witness"}">'
+            f'<div class="line"><span class="name">{_dot(colour)}{escape(model_name(federation, model))}</span>'
+            f'<span class="says"><b>{escape(opinion.label)}</b> {_percent(opinion.probabilities[opinion.label])}</span></div>'
+            f'<div class="bar" aria-hidden="true">{_segments(opinion, colour)}</div>'
+            f'<div class="rest">{escape("; ".join(note for note in notes if note))}</div></li>'
+        )
+    return f'<ul class="opinions" aria-label="Opinions, one per model">{"".join(rows)}</ul>'
+
+
+def probability_table(federation: Federation, opinions: Opinions) -> pd.DataFrame:
+    """Models by classes, as percentages in words."""
+    models = _ordered(federation, opinions)
+    return pd.DataFrame(
+        {label: [percent(opinions[model].probabilities[label]) for model in models] for label in federation.classes},
+        index=pd.Index([model_name(federation, model) for model in models], name="Model"),
+    )
+
+
+def panel_rows(federation: Federation, models: list[str], class_counts: ClassCounts) -> str:
+    """Who will answer, before there is an image: each model with what it was taught with."""
+    totals = {hospital: sum(counts.values()) for hospital, counts in class_counts.items()}
+    unseen = never_seen(federation, class_counts)
+    rows = []
+    for model in model_order(federation, models):
+        hospital = model.removeprefix("local/")
+        n_images = totals.get(hospital, 0) if model.startswith("local/") else sum(totals.values())
+        taught = {
+            "global": f"trained together by {len(totals)} hospitals that kept their {n_images:,} images",
+            "central": f"trained on the same {n_images:,} images, gathered in one place",
+        }.get(model, f"trained on its own {n_images:,} images")
+        missing = unseen.get(hospital, []) if model.startswith("local/") else []
+        if missing:
+            taught += f", never on {join_words(missing, 'or')}"
+        rows.append(
+            f'<li><span class="name">{_dot(model_colour(federation, model))}{escape(model_name(federation, model))}</span>'
+            f'<div class="rest">{escape(taught)}</div></li>'
+        )
+    return f'<ul class="opinions">{"".join(rows)}</ul>'
+
+
+def _ordered(federation: Federation, opinions: Opinions) -> list[str]:
+    return model_order(federation, list(opinions))
+
+
+def _ranked(opinion: Opinion) -> list[tuple[str, float]]:
+    """Most likely first; the opinion's own label leads where two are equal."""
+    return sorted(opinion.probabilities.items(), key=lambda item: (-item[1], item[0] != opinion.label))
+
+
+def _others(opinion: Opinion) -> str:
+    others = _ranked(opinion)[1:]
+    said = [f"{label} {percent(value)}" for label, value in others[:MAX_OTHERS]]
+    if len(others) > MAX_OTHERS:
+        said.append(f"{len(others) - MAX_OTHERS} more {percent(sum(value for _, value in others[MAX_OTHERS:]))}")
+    return ", ".join(said)
+
+
+def _segments(opinion: Opinion, colour: str) -> str:
+    return "".join(
+        f'<i style="width:{100 * value:.2f}%;background:{colour};opacity:{SHADES[min(rank, len(SHADES) - 1)]}"></i>'
+        for rank, (_, value) in enumerate(_ranked(opinion))
+        if value >= 0.003
+    )
+
+
+def _percent(value: float) -> str:
+    return escape(percent(value))
+
+
+def _dot(colour: str) -> str:
+    return f'<i class="dot" style="background:{colour}" aria-hidden="true"></i>'

@@ -1,0 +1,60 @@
+"""Numbers and lists as people read them."""
+
+from collections.abc import Sequence
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """0.942 -> "94.2%". What is not quite all or nothing never reads as "100.0%" or "0.0%"."""
+    smallest = 10.0**-digits
+    value = 100 * fraction
+    if 0 < value < smallest / 2:
+        return f"<{smallest:.{digits}f}%"
+    if 100 - smallest / 2 <= value < 100:
+        return f">{100 - smallest:.{digits}f}%"
+    return f"{value:.{digits}f}%"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """1024, "image" -> "1,024 images"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def format_bytes(number: float) -> str:
+    """44_700_000 -> "44.7 MB" (powers of ten, as disks and networks are sold)."""
+    if number < 1000:
+        return count(int(number), "byte")
+    for unit in ("kB", "MB", "GB"):
+        number /= 1000
+        if number < 999.95:
+            return f"{number:.1f} {unit}"
+    return f"{number / 1000:,.1f} TB"
+
+
+def megabytes(number: float) -> str:
+    """44_700_000 -> "44.7 MB", in MB whatever the size, for columns that are compared."""
+    return f"{number / 1e6:,.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """192 -> "3 min 12 s". Two units at most."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return _two(whole // 60, "min", whole % 60, "s")
+    if whole < 86400:
+        return _two(whole // 3600, "h", whole % 3600 // 60, "min")
+    return _two(whole // 86400, "d", whole % 86400 // 3600, "h")
+
+
+def join_words(words: Sequence[str], last: str = "and") -> str:
+    """["a", "b", "c"] -> "a, b and c"."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:
+    return f"{large} {large_unit} {small} {small_unit}" if small else f"{large} {large_unit}"
