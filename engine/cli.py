@@ -146,6 +146,22 @@ def train(
 
 
 @app.command()
+def demo() -> None:
+    """Train the synthetic phantoms (once), publish them, and open the dashboard."""
+    from engine import demo as steps
+
+    artifacts, models = artifacts_folder(), models_folder()
+    run = steps.newest_run(artifacts, load_federation(steps.FEDERATION_FILE))
+    if run is None or not run.is_finished:
+        train(steps.FEDERATION_FILE, resume=run.name if run else None)
+        run = steps.newest_run(artifacts, load_federation(steps.FEDERATION_FILE))
+    if run is not None and not steps.is_published(models, run):
+        publish(run.name, steps.MODEL_NAME)
+    screen.print("Opening the dashboard; stop it with Ctrl-C")
+    raise typer.Exit(steps.open_dashboard())
+
+
+@app.command()
 def runs(artifacts: Artifacts = None) -> None:
     """List the runs."""
     table = Table()

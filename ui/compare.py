@@ -27,6 +27,7 @@ PRIVACY = "Remove names from the picture first. Your image stays in this server'
 class Picture:
     content: bytes
     caption: str
+    is_example: bool = False
 
 
 @st.fragment
@@ -34,10 +35,10 @@ def draw_compare(panel: Panel, manifest: VersionManifest) -> None:
     """A new image redraws this part alone, so a version is verified and loaded once."""
     federation = manifest.federation
     st.markdown(f"Made for {federation.intended_input}. {PRIVACY}")
-    picture = _take_picture(manifest)
-    left, right = st.columns([5, 7], gap="large")
+    left, right = st.columns([5, 7], gap="medium")
+    with left:
+        picture = _take_picture(manifest)
     if picture is None:
-        left.info("Upload an image to read what each model would say about it.", icon=":material/image_search:")
         with right:
             st.subheader(f"Who will answer: {len(panel.models)} models", anchor=False)
             st.html(panel_rows(federation, list(panel.models), manifest.class_counts))
@@ -46,36 +47,31 @@ def draw_compare(panel: Panel, manifest: VersionManifest) -> None:
         shown = _browser_picture(picture.content, colour=federation.model.colour)
         reading = panel.read(picture.content)
     except ImageError as error:
-        st.error(f"This image cannot be read ({error}). Choose another one; nothing else has changed.")
+        right.error(f"This image cannot be read ({error}). Choose another one; nothing else has changed.")
         return
     side = federation.model.image_size_px
     seen = f"{shown.width:,} x {shown.height:,} px; the models see it at {side} x {side} px."
     left.image(shown.url, caption=f"{picture.caption} {seen}", width="stretch", alt="The image the opinions are about")
+    if picture.is_example:
+        left.button("Draw another", icon=":material/refresh:", on_click=_next_example, type="tertiary")
     with right:
         _draw_reading(reading, manifest)
 
 
 def _take_picture(manifest: VersionManifest) -> Picture | None:
     """The upload, else the chosen example. An upload wins, because somebody wants to know about it."""
+    upload = st.file_uploader("Image (PNG, JPEG or DICOM)", type=SUFFIXES, key="upload", label_visibility="collapsed")
+    if upload is not None:
+        return Picture(upload.getvalue(), "Your image:")
     federation = manifest.federation
     labels = example_labels(federation)
-    where = st.columns([1, 1], gap="large") if labels else [st.container()]
-    upload = where[0].file_uploader("Image (PNG, JPEG or DICOM)", type=SUFFIXES, key="upload")
     chosen = None
     if labels:
-        with where[1]:
-            chosen = st.pills(
-                "Or try a synthetic slice", labels, key="example", disabled=upload is not None,
-                help="Drawn by a program when you choose one; none shows a patient.",
-            )  # fmt: skip
-            if chosen and upload is None:
-                st.button("Draw another", icon=":material/refresh:", on_click=_next_example, type="tertiary")
-    if upload is not None:
-        return Picture(upload.getvalue(), "Your image.")
-    if chosen:
-        example = draw_example(federation, chosen, st.session_state.get("example_number", 0))
-        return Picture(example.content, example.caption)
-    return None
+        chosen = st.pills("Or try a synthetic slice, drawn for you", labels, key="example", wrap=True)
+    if not chosen:
+        return None
+    example = draw_example(federation, chosen, st.session_state.get("example_number", 0))
+    return Picture(example.content, example.caption, is_example=True)
 
 
 def _draw_reading(reading: Reading, manifest: VersionManifest) -> None:

@@ -36,5 +36,5 @@ def draw_example(federation: Federation, label: str, number: int) -> Example:
     pixels, _ = draw_slice(label, SCANNERS[scanner], SIZE_PX, np.random.default_rng(seed))
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format="PNG")
-    caption = f"Synthetic: drawn just now as {label}, as the scanner of {federation.display_name(scanner)} would show it."
+    caption = f"Synthetic, drawn as {label} in the style of {federation.display_name(scanner)}:"
     return Example(content.getvalue(), caption)

@@ -13,9 +13,9 @@ DISCLAIMER = "Research demonstration, not for diagnosis."
 
 def draw_frame(title: str, lead: str = "") -> None:
     """First line of every page: a deep link runs the page without app.py, so nothing may rely on that."""
-    page_title = NAME if title == NAME else f"{title} - {NAME}"
-    st.set_page_config(page_title=page_title, page_icon=str(ASSETS / "favicon.svg"), layout="wide")
-    st.logo(str(ASSETS / "wordmark.svg"), size="large", icon_image=str(ASSETS / "favicon.svg"))
+    icon = str(ASSETS / "favicon.svg")
+    st.set_page_config(page_title=f"{title} - {NAME}", page_icon=icon, layout="wide")
+    st.logo(str(ASSETS / "wordmark.svg"), size="large", icon_image=icon)
     st.html(ASSETS / "style.css")
     st.title(title, anchor=False)
     if lead:
@@ -26,10 +26,7 @@ def draw_frame(title: str, lead: str = "") -> None:
 
 def show_federation(federation: Federation) -> None:
     """Badges and sentences that say what is simulated or synthetic; nothing where both are real."""
-    said = [
-        ("synthetic", federation.synthetic, "violet"),
-        ("simulated", federation.simulated, "orange"),
-    ]
-    for word, sentence, colour in said:
-        if sentence:
-            st.markdown(f":{colour}-badge[{word}] :small[{sentence}]")
+    said = [("synthetic", federation.synthetic, "violet"), ("simulated", federation.simulated, "orange")]
+    lines = [f":{colour}-badge[{word}] :small[{sentence}]" for word, sentence, colour in said if sentence]
+    if lines:
+        st.markdown("  \n".join(lines))

@@ -12,7 +12,7 @@ import streamlit as st
 
 from engine.data.audit import Audit
 from engine.errors import RunError
-from engine.inference.panel import Panel
+from engine.inference.panel import Panel, open_panel
 from engine.results.files import sha256_of
 from engine.results.published import PublishedVersion
 from engine.results.rounds import RoundLine
@@ -43,7 +43,7 @@ def load_audit(run: Run) -> Audit:
 @st.cache_resource(max_entries=1, show_spinner="Loading the models")
 def load_panel(folder: str, manifest_sha256: str) -> Panel:
     """The models of one published version. Only the shown version stays in memory; `manifest_sha256` is its key."""
-    return Panel(PublishedVersion(Path(folder)))
+    return open_panel(PublishedVersion(Path(folder)))
 
 
 def rounds_table(lines: list[RoundLine]) -> pd.DataFrame:
@@ -77,16 +77,15 @@ def rounds_table(lines: list[RoundLine]) -> pd.DataFrame:
     columns = "arm model round hospital failure is_best_so_far seconds n_trained train_loss train_accuracy fit_seconds"
     columns += " bytes_down bytes_up n_images loss accuracy macro_f1"
     frame = pd.DataFrame(rows, columns=columns.split())
-    numbers = [name for name in frame if name not in ("arm", "model", "hospital", "failure", "is_best_so_far")]
-    frame[numbers] = frame[numbers].apply(pd.to_numeric)
-    return frame
+    texts = ("arm", "model", "hospital", "failure", "is_best_so_far")
+    return frame.assign(**{str(name): pd.to_numeric(frame[name]) for name in frame.columns if name not in texts})
 
 
 def split_counts(images: list[dict[str, str]]) -> pd.DataFrame:
     """Count `dataset_splits.json`'s images: one row per hospital and label, one column per split."""
     frame = pd.DataFrame(images, columns=["hospital", "label", "split"])
-    counts = frame.groupby(["hospital", "label"])["split"].value_counts().unstack(fill_value=0)
-    return counts.reindex(columns=list(SPLITS), fill_value=0).reset_index()
+    counts = pd.crosstab([frame["hospital"], frame["label"]], frame["split"])
+    return counts.reindex(columns=list(SPLITS), fill_value=0).reset_index().rename_axis(columns=None)
 
 
 def _stamp(run: Run, file: str) -> str:

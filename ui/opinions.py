@@ -37,24 +37,17 @@ def agreement(federation: Federation, opinions: Opinions, class_counts: ClassCou
     dissent: dict[str, list[str]] = {}
     for model in others:
         if opinions[model].label != label:
-            dissent.setdefault(opinions[model].label, []).append(model_name(federation, model))
-    n_dissenting = sum(map(len, dissent.values()))
+            dissent.setdefault(opinions[model].label, []).append(_in_sentence(federation, model, label, class_counts))
+    n_agreeing = len(opinions) - sum(map(len, dissent.values()))
     if not dissent:
         sentences = [f"All {len(opinions)} models agree."]
-    elif n_dissenting == len(others):
+    elif n_agreeing == 1:
         sentences = ["No other model agrees."]
     else:
-        sentences = [f"{len(opinions) - n_dissenting} of {len(opinions)} models agree."]
+        sentences = [f"{n_agreeing} of {len(opinions)} models agree."]
     for other, names in dissent.items():
-        sentences.append(f"{join_words(names)} {'says' if len(names) == 1 else 'say'} {other}.")
-    blind = [
-        federation.display_name(hospital)
-        for hospital, labels in never_seen(federation, class_counts).items()
-        if label in labels and f"local/{hospital}" in opinions
-    ]
-    if blind:
-        learner = "its model never learned" if len(blind) == 1 else "their models never learned"
-        sentences.append(f"{join_words(blind)} had no {label} to train on, so {learner} to say it.")
+        said = f"{join_words(names)} {'says' if len(names) == 1 else 'say'} {other}."
+        sentences.append(said[0].upper() + said[1:])
     return " ".join([*sentences, SHARED_IMAGES])
 
 
@@ -73,13 +66,14 @@ def opinion_rows(federation: Federation, opinions: Opinions, class_counts: Class
     unseen = never_seen(federation, class_counts)
     rows = []
     for place, model in enumerate(_ordered(federation, opinions)):
-        opinion, colour = opinions[model], model_colour(federation, model)
+        opinion, colour, name = opinions[model], model_colour(federation, model), model_name(federation, model)
+        probability = percent(opinion.probabilities[opinion.label])
         missing = unseen.get(model.removeprefix("local/"), []) if model.startswith("local/") else []
         notes = [_others(opinion), f"never trained on {join_words(missing, 'or')}" if missing else ""]
         rows.append(
             f'<li class="{"answer" if place == 0 else "witness"}">'
-            f'<div class="line"><span class="name">{_dot(colour)}{escape(model_name(federation, model))}</span>'
-            f'<span class="says"><b>{escape(opinion.label)}</b> {_percent(opinion.probabilities[opinion.label])}</span></div>'
+            f'<div class="line"><span class="name">{_dot(colour)}{escape(name)}</span>'
+            f'<span class="says"><b>{escape(opinion.label)}</b> {escape(probability)}</span></div>'
             f'<div class="bar" aria-hidden="true">{_segments(opinion, colour)}</div>'
             f'<div class="rest">{escape("; ".join(note for note in notes if note))}</div></li>'
         )
@@ -87,10 +81,14 @@ def opinion_rows(federation: Federation, opinions: Opinions, class_counts: Class
 
 
 def probability_table(federation: Federation, opinions: Opinions) -> pd.DataFrame:
-    """Models by classes, as percentages in words."""
+    """Models by classes, as percentages for st.table, which reads Markdown: a ">" at the start must not quote."""
     models = _ordered(federation, opinions)
+
+    def cell(model: str, label: str) -> str:
+        return percent(opinions[model].probabilities[label]).replace(">", "\\>")
+
     return pd.DataFrame(
-        {label: [percent(opinions[model].probabilities[label]) for model in models] for label in federation.classes},
+        {label: [cell(model, label) for model in models] for label in federation.classes},
         index=pd.Index([model_name(federation, model) for model in models], name="Model"),
     )
 
@@ -104,17 +102,24 @@ def panel_rows(federation: Federation, models: list[str], class_counts: ClassCou
         hospital = model.removeprefix("local/")
         n_images = totals.get(hospital, 0) if model.startswith("local/") else sum(totals.values())
         taught = {
-            "global": f"trained together by {len(totals)} hospitals that kept their {n_images:,} images",
+            "global": f"trained by {len(totals)} hospitals together on {n_images:,} images, without pooling them",
             "central": f"trained on the same {n_images:,} images, gathered in one place",
         }.get(model, f"trained on its own {n_images:,} images")
         missing = unseen.get(hospital, []) if model.startswith("local/") else []
         if missing:
             taught += f", never on {join_words(missing, 'or')}"
-        rows.append(
-            f'<li><span class="name">{_dot(model_colour(federation, model))}{escape(model_name(federation, model))}</span>'
-            f'<div class="rest">{escape(taught)}</div></li>'
-        )
+        dot, name = _dot(model_colour(federation, model)), escape(model_name(federation, model))
+        rows.append(f'<li><span class="name">{dot}{name}</span><div class="rest">{escape(taught)}</div></li>')
     return f'<ul class="opinions">{"".join(rows)}</ul>'
+
+
+def _in_sentence(federation: Federation, model: str, label: str, class_counts: ClassCounts) -> str:
+    """A dissenting model by name, with the reason where it could not have said `label`."""
+    if model == "central":
+        return "the pooled model"
+    name = model_name(federation, model)
+    unseen = never_seen(federation, class_counts).get(model.removeprefix("local/"), [])
+    return f"{name}, never trained on {label}," if label in unseen else name
 
 
 def _ordered(federation: Federation, opinions: Opinions) -> list[str]:
@@ -140,10 +145,6 @@ def _segments(opinion: Opinion, colour: str) -> str:
         for rank, (_, value) in enumerate(_ranked(opinion))
         if value >= 0.003
     )
-
-
-def _percent(value: float) -> str:
-    return escape(percent(value))
 
 
 def _dot(colour: str) -> str:

@@ -82,7 +82,8 @@ def _entry(run: Run) -> RunEntry:
 def _finished_entry(folder: str, stamp: str) -> RunEntry:
     """`stamp` is in the key so that a file changed later is hashed anew."""
     run = Run(Path(folder))
-    federation, arms, started, finished, rounds = UNREADABLE, (), "", "", 0
+    federation, started, finished, rounds = UNREADABLE, "", "", 0
+    arms: tuple[str, ...] = ()
     try:
         manifest = run.manifest
         federation, arms = manifest.federation, manifest.arms
@@ -90,7 +91,9 @@ def _finished_entry(folder: str, stamp: str) -> RunEntry:
         rounds = run.federation.training.rounds
         run.verify()
     except ConsiliumError as error:
-        return RunEntry(run.name, folder, _guess(run, federation), "damaged", str(error), started, finished, arms, rounds)
+        return RunEntry(
+            run.name, folder, _guess(run, federation), "damaged", str(error), started, finished, arms, rounds
+        )
     return RunEntry(run.name, folder, federation, "finished", "", started, finished, arms, rounds)
 
 

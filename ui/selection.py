@@ -1,7 +1,7 @@
-"""Which run or published version a page shows. The choice lives in the URL, so a reload or a sent link shows the same."""
+"""Which run or published version a page shows. The choice lives in the URL: a reload or a sent link shows the same."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import streamlit as st
 
@@ -44,7 +44,7 @@ def select_run(pick: Literal["finished", "any"] = "finished") -> Run:
         stop_with(error)
 
 
-def stop_with(error: ConsiliumError) -> None:
+def stop_with(error: ConsiliumError) -> NoReturn:
     """One calm sentence in place of the rest of the page."""
     st.error(str(error), icon=":material/error:")
     st.stop()
@@ -67,7 +67,12 @@ def select_version() -> PublishedVersion:
     st.session_state["model_choice"] = name
     titles = {name: _title(models, name) for name in names}
     st.sidebar.selectbox(
-        "Federation", names, key="model_choice", format_func=titles.__getitem__, on_change=_take, args=("model_choice", "model")
+        "Federation",
+        names,
+        key="model_choice",
+        format_func=titles.__getitem__,
+        on_change=_take,
+        args=("model_choice", "model"),
     )
     try:
         version = current_version(models, name)
@@ -103,9 +108,13 @@ def _chosen(entries: list[RunEntry], everything: list[RunEntry]) -> RunEntry:
 
 def _draw_selectors(entries: list[RunEntry], chosen: RunEntry) -> None:
     """The widgets take their value from the URL and only ever write to it."""
-    newest = {entry.federation: default_entry([e for e in entries if e.federation == entry.federation]) for entry in entries}
+    newest = {
+        entry.federation: default_entry([e for e in entries if e.federation == entry.federation]) for entry in entries
+    }
     st.session_state["federation_choice"] = chosen.federation
-    st.sidebar.selectbox("Federation", list(newest), key="federation_choice", on_change=_take_federation, args=(newest,))
+    st.sidebar.selectbox(
+        "Federation", list(newest), key="federation_choice", on_change=_take_federation, args=(newest,)
+    )
     st.sidebar.caption(f"Showing {chosen.name}{STATE_WORDS[chosen.state]}")
     same = [entry for entry in entries if entry.federation == chosen.federation]
     if len(same) > 1:

@@ -37,7 +37,7 @@ def megabytes(number: float) -> str:
 
 def duration(seconds: float) -> str:
     """192 -> "3 min 12 s". Two units at most."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

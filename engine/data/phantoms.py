@@ -82,8 +82,8 @@ class Patient:
 SCANNERS: Mapping[str, Scanner] = MappingProxyType(
     {
         "hospital-a": Scanner(contrast=1.10, brightness=1.00, noise=0.025, blur=0.45, bias=0.10, bias_angle=-1.2),
-        "hospital-b": Scanner(contrast=0.80, brightness=0.90, noise=0.045, blur=0.85, bias=0.30, bias_angle=0.4),
-        "hospital-c": Scanner(contrast=1.45, brightness=1.12, noise=0.065, blur=0.60, bias=0.40, bias_angle=2.6),
+        "hospital-b": Scanner(contrast=0.80, brightness=0.90, noise=0.040, blur=0.80, bias=0.24, bias_angle=0.4),
+        "hospital-c": Scanner(contrast=1.45, brightness=1.12, noise=0.055, blur=0.60, bias=0.32, bias_angle=2.6),
     }
 )
 
@@ -126,15 +126,15 @@ def _draw_mass(label: str, rng: np.random.Generator) -> Mass:
     side = rng.choice([-1.0, 1.0])
     lobes = tuple(rng.uniform(0, 2 * np.pi, 5).tolist())
     # A faint mass is a hard case: the range reaches from barely visible to obvious.
-    enhancement = rng.uniform(0.06, 0.30)
+    enhancement = rng.uniform(0.13, 0.36)
     core, oedema = rng.uniform(0.25, 1.0), rng.uniform(0.2, 1.0)
     if label == "glioma":
-        radius = rng.uniform(0.12, 0.27)
+        radius = rng.uniform(0.14, 0.28)
         angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0, 1)
         x, y = side * (0.31 + 0.10 * reach * np.cos(angle)), BRAIN_Y + 0.02 + 0.30 * reach * np.sin(angle)
         return Mass(x, y, radius, enhancement, core, oedema, lobes)
     if label == "meningioma":
-        radius = rng.uniform(0.11, 0.25)
+        radius = rng.uniform(0.14, 0.26)
         if rng.random() < 0.25:
             return Mass(side * 0.6 * radius, rng.uniform(-0.62, -0.38), radius, enhancement, core, oedema, lobes, True)
         angle = rng.uniform(0.15, 1.9)  # from beside the vertex to below the Sylvian fissure

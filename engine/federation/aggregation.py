@@ -4,17 +4,16 @@ from collections.abc import Iterable
 
 import torch
 
-from engine.errors import UpdateError
 from engine.federation.updates import Update
 from engine.training.networks import Tensors
 
 
-def federated_average(updates: Iterable[Update]) -> Tensors:
+def federated_average(updates: Iterable[Update]) -> Tensors | None:
     """FedAvg: the mean of the updates' tensors, weighted by n_images, summed in float64.
 
     Updates are consumed one at a time, so a stream of them needs the memory of one. Integer tensors (BatchNorm's
     `num_batches_tracked`) count something and have no mean: the largest value stands.
-    Raises UpdateError when there is no update.
+    None when there is no update.
 
     McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017.
     """
@@ -32,7 +31,7 @@ def federated_average(updates: Iterable[Update]) -> Tensors:
             else:
                 sums[name] = tensor.double() * update.n_images
     if total == 0:
-        raise UpdateError("no update to average")
+        return None
     return {
         name: (value / total).to(dtypes[name]) if value.is_floating_point() else value for name, value in sums.items()
     }

@@ -1,30 +1,29 @@
 """One training from federation file to finished run folder: data, arms, rounds, predictions, manifest."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from engine.config import Arm, Federation
+from engine.config import Federation
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData
 from engine.data.splits import Part
-from engine.errors import DataError, RunError
+from engine.errors import RunError
+from engine.federation.arms import ModelPlan, image_sets, plan_models
 from engine.federation.checkpoint import Checkpoint, load_tensors, save_tensors
 from engine.federation.environment import describe_environment
+from engine.federation.progress import OnTraining, ProgressReport
 from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.transports.in_process import InProcessTransport
 from engine.results.evaluation import evaluate_predictions
 from engine.results.files import write_atomically, write_json
 from engine.results.rounds import communication, drop_rounds_after, metric_tables, read_rounds, training_history
 from engine.results.run_folder import (
-    Progress,
     Run,
     RunConfig,
     create_run,
@@ -35,27 +34,10 @@ from engine.results.run_folder import (
     write_table,
 )
 from engine.training.device import choose_device
-from engine.training.images import ImageSet, Portion
 from engine.training.local import predict_logits
 from engine.training.networks import Network, build_network
 
 log = logging.getLogger("consilium")
-OnTraining = Callable[[Progress], None]
-POOLED = "pooled"
-
-
-@dataclass(frozen=True)
-class ModelPlan:
-    """One model to train: its key in every artefact, whose images train it, and whose validation images choose it."""
-
-    arm: Arm
-    model: str
-    training_sets: dict[str, ImageSet]
-    validation_sets: dict[str, ImageSet]
-
-    @property
-    def n_training_images(self) -> int:
-        return sum(len(images) for images in self.training_sets.values())
 
 
 def start_run(data: FederationData, federation_file: str, artifacts: Path) -> Run:
@@ -102,28 +84,6 @@ def train_run(run: Run, data: FederationData, on_training: OnTraining = lambda p
     return Run(run.folder)
 
 
-def plan_models(data: FederationData) -> list[ModelPlan]:
-    """The models of the configured arms, in order; every arm sees the same splits."""
-    training = _image_sets(data, "train")
-    validation = _image_sets(data, "validation")
-    for hospital in data.federation.hospital:
-        n_images = len(training.get(hospital.id, ()))
-        if n_images < 2:
-            raise DataError(f"{hospital.name}: has {n_images} training images; training needs at least 2")
-    plans = []
-    for arm in data.federation.arms:
-        if arm == "federated":
-            plans.append(ModelPlan(arm, "global", training, validation))
-        elif arm == "central":
-            pooled = ImageSet([_portion(data, "train", hospital.id) for hospital in data.federation.hospital])
-            plans.append(ModelPlan(arm, "central", {POOLED: pooled}, validation))
-        else:
-            for name, images in training.items():
-                own = {name: validation[name]} if name in validation else {}
-                plans.append(ModelPlan(arm, f"local/{name}", {name: images}, own))
-    return plans
-
-
 def _train_models(
     run: Run,
     plans: Sequence[ModelPlan],
@@ -136,7 +96,14 @@ def _train_models(
     start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     states = {plan.model: checkpoint.read(plan.model) or TrainingState(start, start) for plan in plans}
     drop_rounds_after(run.folder / "rounds.jsonl", {model: state.round for model, state in states.items()})
-    report = _ProgressReport(run, plans, federation, states, on_training)
+    report = ProgressReport(
+        checkpoint.folder / "progress.json",
+        plans,
+        rounds=federation.training.rounds,
+        local_epochs=federation.training.local_epochs,
+        rounds_done={model: state.round for model, state in states.items()},
+        on_training=on_training,
+    )
     for plan in plans:
         state = states[plan.model]
         state.weights = {name: tensor.to(device) for name, tensor in state.weights.items()}
@@ -192,7 +159,7 @@ def _write_results(
 
 def _predict(model: str, part: Part, data: FederationData, network: Network, device: torch.device) -> pd.DataFrame:
     rows = []
-    for hospital, images in _image_sets(data, part).items():
+    for hospital, images in image_sets(data, part).items():
         logits = predict_logits(network, images, device)
         splits = [split for split in data.splits if split.part == part and split.image.hospital == hospital]
         for split, values in zip(splits, logits, strict=True):
@@ -208,21 +175,6 @@ def _predict(model: str, part: Part, data: FederationData, network: Network, dev
                 }
             )
     return pd.DataFrame(rows)
-
-
-def _portion(data: FederationData, part: Part, hospital: str) -> Portion:
-    holding = next(holding for holding in data.holdings if holding.hospital.id == hospital)
-    row_of = {image.path: row for row, image in enumerate(holding.images)}
-    mine = [split.image for split in data.splits if split.part == part and split.image.hospital == hospital]
-    labels = [data.federation.classes.index(image.label) for image in mine]
-    rows = [row_of[image.path] for image in mine]
-    return Portion(holding.pixels, np.array(rows, np.int64), np.array(labels, np.int64))
-
-
-def _image_sets(data: FederationData, part: Part) -> dict[str, ImageSet]:
-    """By hospital id, in the federation's order; a hospital without images in this part has none."""
-    sets = {hospital.id: ImageSet([_portion(data, part, hospital.id)]) for hospital in data.federation.hospital}
-    return {hospital: images for hospital, images in sets.items() if len(images)}
 
 
 def _is_evaluated(run: Run, checkpoint: Checkpoint) -> bool:
@@ -244,47 +196,3 @@ def _logging_to(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
-
-
-class _ProgressReport:
-    """Counts images over all arms and tells the screen and, at most once a second, the dashboard."""
-
-    def __init__(
-        self,
-        run: Run,
-        plans: Sequence[ModelPlan],
-        federation: Federation,
-        states: dict[str, TrainingState],
-        on_training: OnTraining,
-    ) -> None:
-        training = federation.training
-        per_round = {plan.model: plan.n_training_images * training.local_epochs for plan in plans}
-        self._total = sum(per_round.values()) * training.rounds
-        self._done = sum(per_round[model] * state.round for model, state in states.items())
-        self._at_start = self._done
-        self._rounds = training.rounds
-        self._started = now()
-        self._file = run.folder / "checkpoint" / "progress.json"
-        self._written = 0.0
-        self._on_training = on_training
-
-    def listener(self, model: str) -> Callable[[int, str, int], None]:
-        def on_images(round_number: int, hospital: str, n_images: int) -> None:
-            self._done += n_images
-            progress = Progress(
-                model=model,
-                round=round_number,
-                rounds=self._rounds,
-                hospital=hospital,
-                images_done=self._done,
-                images_total=self._total,
-                images_at_start=self._at_start,
-                started_at=self._started,
-                updated_at=now(),
-            )
-            self._on_training(progress)
-            if time.monotonic() - self._written > 1:
-                write_json(self._file, progress.model_dump(mode="json"))
-                self._written = time.monotonic()
-
-        return on_images

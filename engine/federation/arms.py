@@ -1,0 +1,63 @@
+"""Which models a run trains, whose images train each, and whose validation images choose its round."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.config import Arm
+from engine.data.federation_data import FederationData
+from engine.data.splits import Part
+from engine.errors import DataError
+from engine.training.images import ImageSet, Portion
+
+POOLED = "pooled"
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """One model to train: its key in every artefact, and its trainers and validators by hospital id."""
+
+    arm: Arm
+    model: str
+    training_sets: dict[str, ImageSet]
+    validation_sets: dict[str, ImageSet]
+
+    @property
+    def n_training_images(self) -> int:
+        return sum(len(images) for images in self.training_sets.values())
+
+
+def plan_models(data: FederationData) -> list[ModelPlan]:
+    """The models of the configured arms, in order; every arm sees the same splits and the same number of epochs."""
+    training, validation = image_sets(data, "train"), image_sets(data, "validation")
+    for hospital in data.federation.hospital:
+        n_images = len(training.get(hospital.id, ()))
+        if n_images < 2:
+            raise DataError(f"{hospital.name}: has {n_images} training images; training needs at least 2")
+    plans = []
+    for arm in data.federation.arms:
+        if arm == "federated":
+            plans.append(ModelPlan(arm, "global", training, validation))
+        elif arm == "central":
+            pooled = ImageSet([_portion(data, "train", hospital) for hospital in training])
+            plans.append(ModelPlan(arm, "central", {POOLED: pooled}, validation))
+        else:
+            for name, images in training.items():
+                own = {name: validation[name]} if name in validation else {}
+                plans.append(ModelPlan(arm, f"local/{name}", {name: images}, own))
+    return plans
+
+
+def image_sets(data: FederationData, part: Part) -> dict[str, ImageSet]:
+    """By hospital id, in the federation's order; a hospital without images in this part has none."""
+    sets = {hospital.id: ImageSet([_portion(data, part, hospital.id)]) for hospital in data.federation.hospital}
+    return {hospital: images for hospital, images in sets.items() if len(images)}
+
+
+def _portion(data: FederationData, part: Part, hospital: str) -> Portion:
+    holding = next(holding for holding in data.holdings if holding.hospital.id == hospital)
+    row_of = {image.path: row for row, image in enumerate(holding.images)}
+    mine = [split.image for split in data.splits if split.part == part and split.image.hospital == hospital]
+    labels = [data.federation.classes.index(image.label) for image in mine]
+    rows = [row_of[image.path] for image in mine]
+    return Portion(holding.pixels, np.array(rows, np.int64), np.array(labels, np.int64))

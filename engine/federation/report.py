@@ -1,0 +1,104 @@
+"""What happened in one round, hospital by hospital, and the lines it leaves in `rounds.jsonl`."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.config import Arm
+from engine.federation.transports import ValidationReply
+from engine.federation.updates import HospitalFailure, Update
+from engine.results.metrics import macro_f1
+from engine.results.rounds import ALL, Fit, RoundLine, Validation
+
+
+@dataclass
+class RoundReport:
+    fits: dict[str, Fit] = field(default_factory=dict)
+    validations: dict[str, Validation] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def add_update(self, update: Update, bytes_down: int) -> None:
+        last = update.epochs[-1]
+        self.fits[update.hospital] = Fit(
+            n_images=update.n_images,
+            loss=last.loss,
+            accuracy=last.accuracy,
+            epochs=update.epochs,
+            seconds=update.seconds,
+            bytes_down=bytes_down,
+            bytes_up=update.n_bytes,
+        )
+
+    def add_failure(self, hospital: str, reason: str) -> None:
+        self.failures[hospital] = reason
+
+    def add_validation(self, reply: ValidationReply | HospitalFailure) -> None:
+        if isinstance(reply, HospitalFailure):
+            self.add_failure(reply.hospital, reply.reason)
+        else:
+            self.validations[reply.hospital] = _validation(reply.loss, reply.confusion_matrix)
+
+    def validation(self) -> Validation | None:
+        """The hospitals' counts added up; None when no hospital holds validation images."""
+        seen = list(self.validations.values())
+        if not seen:
+            return None
+        matrix = np.sum([validation.confusion_matrix for validation in seen], axis=0)
+        return _validation(_mean((v.loss, v.n_images) for v in seen), matrix)
+
+    def lines(self, arm: Arm, model: str, round_number: int, *, seconds: float, is_best: bool) -> list[RoundLine]:
+        """One line per hospital that had a part in the round, then the one that sums it up."""
+        hospitals = dict.fromkeys([*self.fits, *self.validations, *self.failures])
+        lines = [
+            RoundLine(
+                arm=arm,
+                model=model,
+                round=round_number,
+                hospital=hospital,
+                fit=self.fits.get(hospital),
+                validation=self.validations.get(hospital),
+                failure=self.failures.get(hospital),
+            )
+            for hospital in hospitals
+        ]
+        whole = RoundLine(
+            arm=arm,
+            model=model,
+            round=round_number,
+            hospital=ALL,
+            fit=self._fit(),
+            validation=self.validation(),
+            seconds=seconds,
+            is_best_so_far=is_best,
+        )
+        return [*lines, whole]
+
+    def _fit(self) -> Fit:
+        fits = list(self.fits.values())
+        return Fit(
+            n_images=sum(fit.n_images for fit in fits),
+            loss=_mean((fit.loss, fit.n_images) for fit in fits),
+            accuracy=_mean((fit.accuracy, fit.n_images) for fit in fits),
+            epochs=(),
+            seconds=sum(fit.seconds for fit in fits),
+            bytes_down=sum(fit.bytes_down for fit in fits),
+            bytes_up=sum(fit.bytes_up for fit in fits),
+        )
+
+
+def _mean(weighted: Iterable[tuple[float, int]]) -> float:
+    pairs = list(weighted)
+    return sum(value * n_images for value, n_images in pairs) / sum(n_images for _, n_images in pairs)
+
+
+def _validation(loss: float, matrix: npt.NDArray[np.int64]) -> Validation:
+    n_images = int(matrix.sum())
+    return Validation(
+        n_images=n_images,
+        loss=loss,
+        accuracy=float(np.trace(matrix) / n_images),
+        macro_f1=macro_f1(matrix),
+        confusion_matrix=tuple(tuple(int(count) for count in row) for row in matrix),
+    )

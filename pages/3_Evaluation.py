@@ -1,0 +1,79 @@
+"""How good, for whom: every model at every hospital first, then one cell of it in full."""
+
+import streamlit as st
+
+from engine.errors import ConsiliumError
+from ui.frame import draw_frame, show_federation
+from ui.loaders import load_evaluation
+from ui.matrices import (
+    SCORES,
+    answer_sentence,
+    column_name,
+    confusion_figure,
+    hospital_columns,
+    images_in,
+    score_matrix,
+)
+from ui.palette import model_name, model_order
+from ui.selection import select_run, stop_with
+from ui.tables import per_class_table, scores_sentence
+from ui.words import count, percent
+
+STILL = {"displayModeBar": False}
+DARK = st.context.theme.type == "dark"
+
+draw_frame("Evaluation", "How good, for whom.")
+run = select_run()
+try:
+    federation = run.federation
+    show_federation(federation)
+    splits = load_evaluation(run)
+except ConsiliumError as error:
+    stop_with(error)
+
+answer = st.container()
+with st.container(horizontal=True):
+    metric = st.segmented_control(
+        "Score", list(SCORES), default="macro_f1", format_func=SCORES.__getitem__, key="score", required=True, wrap=True
+    )
+    offered = [split for split in ("test", "validation") if splits.get(split)]
+    if not offered:
+        st.info("This run holds neither test nor validation images, so there is nothing to evaluate.")
+        st.stop()
+    split = st.segmented_control("Images", offered, default=offered[0], key="split", required=True)
+cells = splits[split]
+answer.markdown(answer_sentence(cells, federation, metric, split))
+st.plotly_chart(score_matrix(cells, federation, metric, dark=DARK), config=STILL, key="matrix")
+n_all = images_in(cells, "all")
+st.caption(
+    "Rows are models, columns the images they are scored on; the best of each column is bold. "
+    f"One image is {percent(1 / n_all)} of the accuracy on all {n_all:,} images, so small differences mean little."
+    + (" Validation images chose the round of each model, so these figures flatter." if split == "validation" else "")
+)
+
+st.subheader("One model, one hospital", anchor=False)
+with st.container(horizontal=True):
+    model = st.selectbox(
+        "Model",
+        model_order(federation, list(cells)),
+        format_func=lambda key: model_name(federation, key),
+        key="cell_model",
+        width=320,
+    )
+    hospital = st.selectbox(
+        "On images of",
+        [column for column in hospital_columns(cells, federation) if column in cells[model]],
+        format_func=lambda key: column_name(federation, key),
+        key="cell_hospital",
+        width=320,
+    )
+chosen = cells[model][hospital]
+left, right = st.columns(2, gap="medium")
+left.plotly_chart(
+    confusion_figure(chosen["confusion_matrix"], list(chosen["per_class"]), dark=DARK), config=STILL, key="confusion"
+)
+left.caption(
+    f"{count(chosen['n_images'], f'{split} image')}. Numbers are images, colour is the share of the true class."
+)
+right.table(per_class_table(chosen["per_class"]), border="horizontal", hide_index=True)
+right.caption(scores_sentence(chosen))

@@ -1,0 +1,172 @@
+"""A slice goes in through a real Chromium and five opinions come out; nothing leaves this machine."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from engine.config import Federation
+from ui.examples import draw_example
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+# Chromium's own calls home are switched off, so that what is left is the page's.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+PATIENCE_MS = 60_000
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium binary on this machine"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(phantom_version: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A fresh server with the phantoms published, on a free loopback port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    environment = {
+        **os.environ,
+        "CONSILIUM_MODELS": str(phantom_version),
+        "CONSILIUM_ARTIFACTS": str(tmp_path_factory.mktemp("no-artifacts")),
+    }
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.address=127.0.0.1"]
+    command += [f"--server.port={port}", "--server.headless=true", "--server.fileWatcherType=none"]
+    with log.open("w") as output:
+        server = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/_stcore/health", server, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["sync_api.Browser"]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def slice_file(tiny_federation: Federation, tmp_path: Path) -> Path:
+    file = tmp_path / "slice.png"
+    file.write_bytes(draw_example(tiny_federation, "pituitary", 1).content)
+    return file
+
+
+def test_upload_to_opinions(address: str, browser: "sync_api.Browser", slice_file: Path) -> None:
+    """By a deep link on a server that nobody asked anything before; then the image is taken away again."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    asked = _watch(page)
+    page.goto(f"{address}/Compare")
+    page.get_by_role("heading", name="What each would say about this image").wait_for(timeout=PATIENCE_MS)
+    page.set_input_files("input[type=file]", slice_file)
+
+    rows = page.locator(".opinions li:has(.bar)")
+    rows.nth(4).wait_for(timeout=PATIENCE_MS)
+    assert rows.count() == 5
+    assert "Federated" in rows.first.inner_text()
+    assert "Pooled, for reference" in rows.last.inner_text()
+    assert page.get_by_role("heading", name="Federated: ").is_visible()
+    assert "no independent evidence" in page.inner_text("body")
+    assert "not calibrated yet" in page.inner_text("body")
+    image = page.get_by_alt_text("The image the opinions are about")
+    assert image.evaluate("image => image.complete && image.naturalWidth") == 128
+    bottom = rows.last.evaluate("row => row.getBoundingClientRect().bottom")
+    assert bottom <= 1000, f"the last opinion ends at {bottom} px, below the first screenful"
+
+    page.get_by_role("button", name="Remove slice.png").click()
+    page.get_by_role("heading", name="Who will answer").wait_for(timeout=PATIENCE_MS)
+    assert image.count() == 0
+    assert rows.count() == 0
+    assert asked, "the page asked for nothing: the watch is broken"
+    assert not _strangers(asked)
+    page.close()
+
+
+def test_a_phone_needs_no_sideways_scroll(address: str, browser: "sync_api.Browser", slice_file: Path) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 860})
+    asked = _watch(page)
+    page.goto(f"{address}/Compare")
+    page.locator("input[type=file]").wait_for(state="attached", timeout=PATIENCE_MS)
+    page.set_input_files("input[type=file]", slice_file)
+    page.locator(".opinions li:has(.bar)").nth(4).wait_for(timeout=PATIENCE_MS)
+    page.get_by_text("All probabilities as a table").click()
+    page.get_by_role("table").wait_for(timeout=PATIENCE_MS)
+    assert _sideways_px(page) == 0
+
+    page.goto(address)
+    page.get_by_text("Macro-F1 of the federated model").wait_for(timeout=PATIENCE_MS)
+    assert _sideways_px(page) == 0
+    assert not _strangers(asked)
+    page.close()
+
+
+def test_home_leads_to_the_opinions_of_a_published_version(address: str, browser: "sync_api.Browser") -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.goto(address)
+    page.get_by_role("link", name="Ask its 5 models").click(timeout=PATIENCE_MS)
+    page.get_by_role("heading", name="Who will answer").wait_for(timeout=PATIENCE_MS)
+    assert "model=phantoms" in page.url
+    page.close()
+
+
+def _wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    for _ in range(240):
+        if server.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except OSError:
+            time.sleep(0.25)
+    pytest.fail(f"the dashboard did not start: {log.read_text()[-2000:]}")
+
+
+def _watch(page: "sync_api.Page") -> list[str]:
+    """Every address the page asks for from now on, WebSockets too."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("websocket", lambda socket: asked.append(socket.url))
+    return asked
+
+
+def _strangers(asked: list[str]) -> list[str]:
+    """Those that are neither on this machine nor within the page itself."""
+    return [
+        url for url in asked if urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).hostname not in LOOPBACK
+    ]
+
+
+def _sideways_px(page: "sync_api.Page") -> int:
+    """How far the page itself can be scrolled to the right."""
+    return int(
+        page.evaluate(
+            """() => Math.max(...[document.documentElement, document.querySelector("[data-testid=stMain]")]
+                .map(part => part.scrollWidth - part.clientWidth))"""
+        )
+    )

@@ -1,0 +1,64 @@
+"""What the audit found, as sentences with a severity, and what a federation holds in one sentence."""
+
+import pandas as pd
+import streamlit as st
+
+from engine.config import Federation
+from engine.data.audit import Audit, Finding
+from ui.words import count, join_words
+
+BADGES = {
+    "error": ("red", ":material/error:"),
+    "warning": ("orange", ":material/warning:"),
+    "note": ("gray", ":material/info:"),
+}
+
+
+def holdings_sentence(federation: Federation, hospitals: pd.DataFrame, splits: pd.DataFrame) -> str:
+    """How much there is, dealt how, and which class one hospital alone holds."""
+    sums = hospitals[["Images", "Train", "Validation", "Test"]].sum()
+    sentence = (
+        f"**{count(len(hospitals), 'hospital')} with {count(int(sums['Images']), 'image')}**: {int(sums['Train']):,} "
+        f"to train, {int(sums['Validation']):,} to validate, {int(sums['Test']):,} to test."
+    )
+    held = splits[splits[["train", "validation", "test"]].sum(axis=1) > 0]
+    lacking: dict[str, list[str]] = {}
+    for hospital in federation.hospital:
+        mine = set(held[held["hospital"] == hospital.id]["label"])
+        absent = [label for label in federation.classes if label not in mine]
+        if absent:
+            lacking.setdefault(join_words(absent, "or"), []).append(federation.display_name(hospital.id))
+    for classes, names in lacking.items():
+        sentence += f" {join_words(names)} {'holds' if len(names) == 1 else 'hold'} no {classes}."
+    return sentence
+
+
+def findings_for(audit: Audit, hospital: str) -> tuple[list[Finding], list[Finding]]:
+    """Findings of one hospital, and those that concern several; worst first, as the audit sorts them."""
+    return (
+        [finding for finding in audit.findings if finding.hospital == hospital],
+        [finding for finding in audit.findings if finding.hospital is None],
+    )
+
+
+def draw_findings(audit: Audit, federation: Federation, hospital: str, n_images: int) -> None:
+    own, shared = findings_for(audit, hospital)
+    st.markdown("**What the audit found**")
+    if not own:
+        st.markdown(f"Nothing wrong with the {count(n_images, 'image')} of {federation.display_name(hospital)}.")
+    _draw(own)
+    if shared:
+        st.markdown("**In the federation as a whole**")
+        _draw(shared)
+
+
+def _draw(findings: list[Finding]) -> None:
+    for finding in findings:
+        colour, icon = BADGES[finding.severity]
+        st.markdown(f":{colour}-badge[{icon} {finding.severity}] {finding.sentence[:1].upper()}{finding.sentence[1:]}.")
+        if finding.paths:
+            with st.popover(f"{count(len(finding.paths), 'file')}", type="tertiary"):
+                shown = finding.paths[:200]
+                more = f" (the first {len(shown)})" if len(finding.paths) > len(shown) else ""
+                st.caption(f"{count(len(finding.paths), 'file')}{more}")
+                st.code("\n".join(shown), language=None, height=240)

@@ -1,0 +1,124 @@
+"""Home's cards: what is published, with figures that come from the published folders alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import streamlit as st
+
+from engine.config import Federation
+from engine.errors import ConsiliumError, ModelError
+from engine.results.metrics import macro_f1
+from engine.results.published import PublishedVersion, current_version, published_names
+from ui.frame import show_federation
+from ui.run_index import folder_stamp
+from ui.words import count, join_words, percent
+
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Card:
+    """One served version. `scored` is the federated model, or the first one of a version without it."""
+
+    name: str
+    version: str
+    run: str
+    federation: Federation
+    n_models: int
+    n_images: int
+    n_train: int
+    n_test: int
+    scored: str
+    macro_f1: float
+    interval: tuple[float, float]
+
+
+def read_card(models: Path, name: str) -> Card:
+    """Raises ModelError where the served version is damaged, in any of its files."""
+    version = current_version(models, name)
+    return _read_card(str(version.folder), folder_stamp(version.folder))
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _read_card(folder: str, stamp: str) -> Card:
+    """Hash and read a version once, and again when `stamp` says that one of its files changed."""
+    version = PublishedVersion(Path(folder))
+    version.verify()
+    manifest, meta = version.manifest, version.read_json("model_meta.json")
+    try:
+        return Card(
+            name=version.name,
+            version=version.version,
+            run=manifest.run,
+            federation=manifest.federation,
+            n_models=len(manifest.models),
+            n_images=int(meta["total_samples"]),
+            n_train=int(meta["train_samples"]),
+            n_test=int(meta["test_samples"]),
+            scored="federated" if "global" in manifest.models else "first",
+            macro_f1=float(meta["metrics"]["avg_f1"]),
+            interval=macro_f1_interval(np.array(meta["metrics"]["confusion_matrix"], np.int64)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{version.folder / 'model_meta.json'}: lacks {error}; publish the run anew") from None
+
+
+def macro_f1_interval(matrix: npt.NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
+    """95% percentile bootstrap over the images of a confusion matrix of counts (true, predicted).
+
+    A draw of cells is a draw of images. It takes every image for a patient of its own, so it is rather too narrow.
+    """
+    n_images = int(matrix.sum())
+    if n_images == 0:
+        return 0.0, 1.0
+    drawn = np.random.default_rng(seed).multinomial(n_images, matrix.ravel() / n_images, size=DRAWS)
+    low, high = np.percentile([macro_f1(cells.reshape(matrix.shape)) for cells in drawn], [2.5, 97.5])
+    return float(low), float(high)
+
+
+def draw_cards(models: Path) -> None:
+    """One card per published name; where there is none, the commands that make one."""
+    names = published_names(models)
+    if not names:
+        st.info("Nothing is published yet. These commands train the phantoms and publish them:", icon=":material/info:")
+        st.code(
+            "python -m engine train federations/phantoms.toml\npython -m engine publish run-001 phantoms",
+            language="bash",
+        )
+        return
+    columns = st.columns(min(len(names), 2))
+    for place, name in enumerate(names):
+        with columns[place % len(columns)].container(border=True, height="stretch"):
+            try:
+                _draw_card(read_card(models, name))
+            except ConsiliumError as error:
+                st.error(f"'{name}' cannot be shown. {error}", icon=":material/error:")
+
+
+def _draw_card(card: Card) -> None:
+    federation = card.federation
+    low, high = card.interval
+    st.markdown(f"**{federation.name}** :green-badge[published] :small[{card.name} {card.version}, from {card.run}]")
+    show_federation(federation)
+    with st.container(horizontal=True):
+        st.metric(
+            "Macro-F1", percent(card.macro_f1), width="content",
+            help=f"Of the {card.scored} model on {count(card.n_test, 'test image')} of all hospitals, before "
+            f"quantisation. 95% interval {percent(low)} to {percent(high)}, each image taken for a patient of its own.",
+        )  # fmt: skip
+        st.metric(
+            "Hospitals", f"{len(federation.hospital):,}", width="content",
+            help=join_words([federation.display_name(hospital.id) for hospital in federation.hospital]),
+        )  # fmt: skip
+        st.metric(
+            "Images", f"{card.n_images:,}", width="content",
+            help=f"{card.n_train:,} to train, {card.n_test:,} to test, the rest to choose the best round.",
+        )  # fmt: skip
+    score = f"{percent(card.macro_f1)} ({percent(low)} to {percent(high)}), n = {count(card.n_test, 'test image')}"
+    st.caption(f"Macro-F1 of the {card.scored} model: {score}. Made for {federation.intended_input}.")
+    st.page_link(
+        "pages/4_Compare.py", label=f"Ask its {count(card.n_models, 'model')}", icon=":material/arrow_forward:",
+        query_params={"model": card.name},
+    )  # fmt: skip

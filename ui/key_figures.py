@@ -1,0 +1,91 @@
+"""Key figures of a training in a wrapping row: what the chosen round reached, what a round costs."""
+
+import pandas as pd
+import streamlit as st
+
+from engine.errors import ConsiliumError
+from engine.results.rounds import ALL
+from engine.results.run_folder import Run
+from ui.curves import best_rows
+from ui.palette import model_name
+from ui.words import count, duration, format_bytes, percent
+
+FIGURE_WIDTH_PX = 172  # two beside each other on a phone
+
+
+def progress_sentence(rounds: pd.DataFrame, run: Run) -> str:
+    """Where the federated model stands and how far from pooling the images, in plain words."""
+    best = best_rows(rounds)
+    if "global" not in best or pd.isna(best["global"]["macro_f1"]):
+        return ""
+    chosen, last = best["global"], int(rounds[rounds["model"] == "global"]["round"].max())
+    sentence = (
+        f"The federated model was best after round {int(chosen['round'])} of {last}: macro-F1 "
+        f"**{percent(chosen['macro_f1'])}** on {count(int(chosen['n_images']), 'validation image')}"
+    )
+    if "central" not in best or not run.is_finished:
+        return f"{sentence}."
+    points = 100 * (best["central"]["macro_f1"] - chosen["macro_f1"])
+    if abs(points) < 0.05:
+        return f"{sentence}, the same as pooling all images."
+    return f"{sentence}, {abs(points):.1f} points {'below' if points > 0 else 'above'} pooling all images."
+
+
+def draw_training_figures(rounds: pd.DataFrame, run: Run) -> None:
+    whole = rounds[(rounds["hospital"] == ALL)]
+    federated = whole[whole["model"] == "global"]
+    model = "global" if len(federated) else str(whole["model"].iloc[0])
+    mine = whole[whole["model"] == model]
+    row = st.container(horizontal=True)
+    best = best_rows(whole)
+    chosen = best.get(model)
+    if chosen is not None and pd.notna(chosen["macro_f1"]):
+        row.metric(
+            "Best macro-F1",
+            percent(chosen["macro_f1"]),
+            help=f"{model_name(run.federation, model)}, validation, n = {count(int(chosen['n_images']), 'image')}; "
+            f"round {int(chosen['round'])} of {run.federation.training.rounds}, "
+            "chosen by this very figure, so it flatters a little.",
+            border=True,
+            width=FIGURE_WIDTH_PX,
+            chart_data=mine["macro_f1"].dropna().tolist(),
+        )
+    row.metric(
+        "Time per round",
+        duration(mine["seconds"].median()),
+        help=f"Median of {count(len(mine), 'round')} of the {'federated' if model == 'global' else 'first'} model, "
+        f"validation included. All models together took {duration(whole['seconds'].sum())}.",
+        border=True,
+        width=FIGURE_WIDTH_PX,
+        chart_data=mine["seconds"].tolist(),
+    )
+    if len(federated):
+        moved = federated["bytes_down"] + federated["bytes_up"]
+        row.metric(
+            "Sent per round",
+            format_bytes(moved.median()),
+            help=f"Size of the weights that go to the hospitals and come back, median of {count(len(moved), 'round')}; "
+            f"{format_bytes(moved.sum())} in all. {_pooling(run)}",
+            border=True,
+            width=FIGURE_WIDTH_PX,
+            chart_data=moved.tolist(),
+        )
+    failures = rounds["failure"].dropna()
+    if len(failures):
+        with st.expander(f"{count(len(failures), 'update')} failed and was left out", icon=":material/warning:"):
+            failed = rounds.dropna(subset=["failure"])
+            for line in failed.to_dict("records"):
+                st.markdown(
+                    f"Round {line['round']}, {run.federation.display_name(line['hospital'])}: {line['failure']}"
+                )
+
+
+def _pooling(run: Run) -> str:
+    """What moving the training images themselves would have cost; known once a run is finished."""
+    if not run.is_finished:
+        return ""
+    try:
+        n_bytes = run.read_json("communication.json")["pooling_once_bytes"]
+        return f"Moving the training images once: {format_bytes(n_bytes)}."
+    except (ConsiliumError, KeyError, TypeError):
+        return ""
