@@ -355,7 +355,7 @@ def _print_opinions(federation: Federation, answers: list[dict[str, Any]]) -> No
 
 def _print_scores(federation: Federation, models: dict[str, Any], title: str) -> None:
     table = Table(title=title)
-    for column in ("Model", "Accuracy", "Balanced accuracy", "Macro F1", "Images"):
+    for column in ("Model", "Accuracy", "Balanced accuracy", "Macro-F1", "Images"):
         table.add_column(column, justify="left" if column == "Model" else "right")
     for model, values in models.items():
         name = _model_name(federation, model)

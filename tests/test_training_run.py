@@ -232,7 +232,6 @@ def test_golden_federation_learns_what_hospitals_alone_do_not(tmp_path: Path) ->
         model: (scores["validation"][model][ALL]["macro_f1"] + scores["test"][model][ALL]["macro_f1"]) / 2
         for model in MODELS
     }
-    print(f1)
     assert f1["global"] == pytest.approx(0.8, abs=0.12)
     assert f1["central"] == pytest.approx(0.9, abs=0.12)
     assert f1["global"] > max(f1[model] for model in MODELS if model.startswith("local/"))

@@ -26,9 +26,10 @@ def per_class_table(per_class: dict[str, dict[str, Any]]) -> pd.DataFrame:
 def scores_sentence(values: dict[str, Any]) -> str:
     """All scores of one cell with its n, and what the two less known ones mean."""
     return (
-        f"Macro-F1 {percent(values['macro_f1'])}, balanced accuracy {percent(values['balanced_accuracy'])}, accuracy "
-        f"{percent(values['accuracy'])}, calibration error {percent(values['ece'])} (mean gap between how sure the model "
-        f"is and how often it is right); n = {values['n_images']:,}. A class without images has no score."
+        f"Macro-F1 {percent(values['macro_f1'])}, balanced accuracy {percent(values['balanced_accuracy'])}, "
+        f"accuracy {percent(values['accuracy'])}, calibration error {percent(values['ece'])} (mean gap between how "
+        f"sure the model is and how often it is right); n = {values['n_images']:,}. "
+        "A class without images has no score."
     )
 
 

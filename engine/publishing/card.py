@@ -42,7 +42,7 @@ def write_card(
         "## Scores on the run's test images, all hospitals, before quantisation",
         "",
         *_table(
-            ["Model", "Accuracy", "Balanced accuracy", "Macro F1", "Images"],
+            ["Model", "Accuracy", "Balanced accuracy", "Macro-F1", "Images"],
             [
                 [
                     _model_name(federation, model),
