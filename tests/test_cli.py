@@ -304,7 +304,10 @@ def test_an_unknown_folder_is_named_and_left_out(engine: Command, models: Path, 
     assert "left out: folder 'scans' names no class\n" in outcome.err
 
 
-def test_an_unreadable_image_is_named_whole_and_left_out(engine: Command, models: Path, images: Path) -> None:
+def test_an_unreadable_image_is_named_whole_and_left_out(
+    engine: Command, models: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # what a pipe gets
     bad = images / "GLIOMA" / ("a-long-name-such-as-scanners-give-" * 3 + ".png")
     bad.write_text("a letter", encoding="utf-8")
     written, outcome = evaluated(engine, models, images)
@@ -442,7 +445,7 @@ def test_runs_lists_finished_unfinished_and_damaged_ones(engine: Command, artifa
     (artifacts / "run-003" / "manifest.json").write_text("{", encoding="utf-8")
     (artifacts / "run-004" / "config.json").unlink()
     out = engine("runs", "--artifacts", artifacts).success
-    rows = {match[0]: line for line in out.splitlines() if (match := re.search(r"run-\d{3}", line))}
+    rows = {match[1]: line for line in out.splitlines() if (match := re.match(r"│ (run-\d{3}) ", line))}
     assert list(rows) == ["run-001", "run-002", "run-003", "run-004"]
     assert "│ finished" in rows["run-001"]
     assert "│ unfinished" in rows["run-002"]

@@ -124,7 +124,10 @@ def test_a_bad_value_is_refused_with_file_line_and_key(tmp_path: Path, text: str
         (changed('["glioma", "notumor"]', '["glioma", "glioma"]'), "'glioma' stands twice"),
         ('arms = ["local", "local"]\n' + GOOD, "'local' stands twice"),
         ("arms = []\n" + GOOD, "name at least one of federated, local, central"),
-        (changed('= "glioma" }', '= "tumour" }'), "alias 'brain glioma' means 'tumour', which is not among the classes"),
+        (
+            changed('= "glioma" }', '= "tumour" }'),
+            "alias 'brain glioma' means 'tumour', which is not among the classes",
+        ),
         (changed("rounds = 3", "min_hospitals = 3"), "min_hospitals is 3, but there are 2 hospitals"),
         (GOOD + "\n[model]\nfreeze_backbone = true\n", "freeze_backbone needs weights"),
         (GOOD + '\n[model]\narchitecture = "compact-cnn"\nweights = "imagenet"\n', "exist for resnet18 only"),

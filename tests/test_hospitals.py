@@ -116,7 +116,8 @@ def test_a_folder_that_only_resembles_a_class_is_no_match(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "nearest"), [("gliomas", "glioma"), ("brain_glioma_tumor", "glioma"), ("gloima", "glioma"), ("xyz", None)]
+    ("folder", "nearest"),
+    [("gliomas", "glioma"), ("brain_glioma_tumor", "glioma"), ("gloima", "glioma"), ("xyz", None)],
 )
 def test_the_nearest_class_is_a_hint(folder: str, nearest: str | None) -> None:
     assert nearest_class(folder, ["glioma", "notumor"]) == nearest

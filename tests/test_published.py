@@ -105,9 +105,7 @@ def test_a_name_that_is_a_path_is_refused(models: Path, source: str) -> None:
         exact_version(models, source, "v1")
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"{}", b'"v1"', b"\xff\xfe"], ids=repr
-)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'"v1"', b"\xff\xfe"], ids=repr)
 def test_a_damaged_current_json_says_how_to_mend_it(models: Path, content: bytes) -> None:
     path = models / "phantoms" / "current.json"
     path.write_bytes(content)

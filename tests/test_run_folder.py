@@ -156,9 +156,7 @@ def test_a_newer_schema_is_refused_with_the_file_and_the_number(run: Run, name: 
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "config.json"])
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema_version": 1}'], ids=repr
-)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema_version": 1}'], ids=repr)
 def test_a_damaged_description_is_refused_in_one_line(run: Run, name: str, content: bytes) -> None:
     (run.folder / name).write_bytes(content)
     with pytest.raises(RunError) as caught:

@@ -195,9 +195,7 @@ def test_one_patient_larger_than_all_shares_goes_to_training_whole() -> None:
 
 
 def test_another_seed_deals_otherwise() -> None:
-    first, second = (
-        [split.part for split in split_images(singletons(100), SplitConfig(seed=seed))] for seed in (0, 1)
-    )
+    first, second = ([split.part for split in split_images(singletons(100), SplitConfig(seed=seed))] for seed in (0, 1))
     assert first != second
 
 

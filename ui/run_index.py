@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +58,9 @@ def _files(folder: Path) -> list[tuple[str, int, int]]:
     found = []
     for file in folder.rglob("*"):
         with contextlib.suppress(OSError):
-            stat = file.stat()
-            found.append((file.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns))
+            status = file.stat()
+            if stat.S_ISREG(status.st_mode):
+                found.append((file.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
     return found
 
 

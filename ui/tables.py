@@ -65,16 +65,16 @@ def runs_table(entries: Sequence[RunEntry], published: dict[str, str]) -> pd.Dat
         [
             entry.name,
             entry.state,
+            entry.problem or DASH,
             entry.federation,
             published.get(entry.name, DASH),
             ", ".join(entry.arms) or DASH,
             entry.rounds or DASH,
             when(entry.started_at),
-            entry.problem or DASH,
         ]
         for entry in entries
     ]
-    columns = ["Run", "State", "Federation", "Published as", "Arms", "Rounds", "Started", "What is wrong"]
+    columns = ["Run", "State", "What is wrong", "Federation", "Published as", "Arms", "Rounds", "Started"]
     table = pd.DataFrame(rows, columns=columns).astype(str)
     return table if any(entry.problem for entry in entries) else table.drop(columns="What is wrong")
 

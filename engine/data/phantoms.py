@@ -10,7 +10,7 @@ Head coordinates: x to the right, y downwards, both in half image widths (-1 to 
 import csv
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,6 +21,7 @@ from PIL import Image
 from engine.errors import DataError
 
 Field = NDArray[np.float64]
+Row = tuple[str, ...]  # one line of lesions.csv
 
 PHANTOM_CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
@@ -48,6 +49,9 @@ class Lesion:
     x: float
     y: float
     radius: float
+
+
+Slice = tuple[NDArray[np.uint8], Lesion | None]
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,6 @@ BRAIN_Y, BRAIN_HALF_WIDTH, BRAIN_HALF_HEIGHT = -0.14, 0.71, 0.64
 SELLA_Y = 0.38
 
 
-# --- the patient ---------------------------------------------------------------------------------------------------
-
-
 def draw_patient(label: str, rng: np.random.Generator) -> Patient:
     """A head and, unless `label` is "notumor", a mass. The head does not depend on the label."""
     if label not in PHANTOM_CLASSES:
@@ -128,27 +129,26 @@ def _draw_mass(label: str, rng: np.random.Generator) -> Mass:
     # A faint mass is a hard case: the range reaches from barely visible to obvious.
     enhancement = rng.uniform(0.13, 0.36)
     core, oedema = rng.uniform(0.25, 1.0), rng.uniform(0.2, 1.0)
+    at_falx = False
     if label == "glioma":
         radius = rng.uniform(0.14, 0.28)
         angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0, 1)
         x, y = side * (0.31 + 0.10 * reach * np.cos(angle)), BRAIN_Y + 0.02 + 0.30 * reach * np.sin(angle)
-        return Mass(x, y, radius, enhancement, core, oedema, lobes)
-    if label == "meningioma":
+    elif label == "meningioma":
         radius = rng.uniform(0.14, 0.26)
-        if rng.random() < 0.25:
-            return Mass(side * 0.6 * radius, rng.uniform(-0.62, -0.38), radius, enhancement, core, oedema, lobes, True)
-        angle = rng.uniform(0.15, 1.9)  # from beside the vertex to below the Sylvian fissure
-        # Most of the ball lies inside; the dura cuts the rest off and gives it a broad base.
-        x = side * (BRAIN_HALF_WIDTH - 0.6 * radius) * np.sin(angle)
-        return Mass(
-            x, BRAIN_Y - (BRAIN_HALF_HEIGHT - 0.6 * radius) * np.cos(angle), radius, enhancement, core, oedema, lobes
-        )
-    radius = rng.uniform(0.10, 0.20)
-    # A macroadenoma grows upwards, out of the sella.
-    return Mass(rng.normal(0, 0.02), SELLA_Y + 0.03 - 0.7 * (radius - 0.08), radius, enhancement, core, 0.0, lobes)
-
-
-# --- shapes --------------------------------------------------------------------------------------------------------
+        at_falx = rng.random() < 0.25
+        if at_falx:
+            x, y = side * 0.6 * radius, rng.uniform(-0.62, -0.38)
+        else:
+            angle = rng.uniform(0.15, 1.9)  # from beside the vertex to below the Sylvian fissure
+            # Most of the ball lies inside; the dura cuts the rest off and gives it a broad base.
+            x = side * (BRAIN_HALF_WIDTH - 0.6 * radius) * np.sin(angle)
+            y = BRAIN_Y - (BRAIN_HALF_HEIGHT - 0.6 * radius) * np.cos(angle)
+    else:
+        # A macroadenoma grows upwards, out of the sella.
+        radius = rng.uniform(0.10, 0.20)
+        x, y = rng.normal(0, 0.02), SELLA_Y + 0.03 - 0.7 * (radius - 0.08)
+    return Mass(float(x), float(y), radius, enhancement, core, oedema, lobes, at_falx)
 
 
 def _noise(size_px: int, cells: int, rng: np.random.Generator) -> Field:
@@ -159,8 +159,9 @@ def _noise(size_px: int, cells: int, rng: np.random.Generator) -> Field:
 
 def _depth(x: Field, y: Field, half_width: float, half_height: float) -> Field:
     """About the distance to an ellipse's edge: positive inside, negative outside."""
-    radius = np.sqrt((x / half_width) ** 2 + (y / half_height) ** 2)
-    slope = np.sqrt((x / half_width**2) ** 2 + (y / half_height**2) ** 2)
+    across, along = x / half_width, y / half_height
+    radius = np.sqrt(across**2 + along**2)
+    slope = np.sqrt((across / half_width) ** 2 + (along / half_height) ** 2)
     return (1 - radius) * radius / np.maximum(slope, 1e-6)
 
 
@@ -174,9 +175,6 @@ def _to_segment(x: Field, y: Field, start: tuple[float, float], end: tuple[float
 def _paint(image: Field, value: Field | float, depth: Field, softness: float) -> None:
     """Set `image` to `value` where `depth` is positive, with an edge `softness` wide."""
     image += (value - image) * np.clip(0.5 + depth / softness, 0, 1)
-
-
-# --- tissue --------------------------------------------------------------------------------------------------------
 
 
 def _draw_head(x: Field, y: Field, patient: Patient, mass: Mass | None) -> Field:
@@ -269,26 +267,18 @@ def _draw_lesion(image: Field, x: Field, y: Field, label: str, mass: Mass, textu
         depth = mass.radius * (1 + 0.05 * bumps) - distance
         if mass.at_falx:
             depth = np.minimum(depth, np.sign(mass.x) * x)
-        _paint(
-            image,
-            0.85 * image + 0.15 * 0.25,
-            np.minimum(depth + 0.5 * mass.oedema * mass.radius, inside_dura),
-            8 * edge,
-        )
+        halo = np.minimum(depth + 0.5 * mass.oedema * mass.radius, inside_dura)
+        _paint(image, 0.85 * image + 0.15 * 0.25, halo, 8 * edge)
         _paint(image, 0.20, np.minimum(depth + 0.018, inside_dura), edge)  # a cleft of fluid parts it from the brain
         _paint(image, bright + 0.015 * fine, np.minimum(depth, inside_dura), edge)
-        if not mass.at_falx:  # the dural tail
-            _paint(
-                image, bright, np.minimum(0.5 * depth + 0.25 * mass.radius, 0.014 - np.abs(inside_dura - 0.01)), edge
-            )
+        if not mass.at_falx:
+            dural_tail = np.minimum(0.5 * depth + 0.25 * mass.radius, 0.014 - np.abs(inside_dura - 0.01))
+            _paint(image, bright, dural_tail, edge)
     else:
         waist = 1 - 0.18 * np.exp(-(((y - SELLA_Y + 0.06) / 0.05) ** 2))
         depth = mass.radius * waist * (1 + 0.05 * bumps) - np.hypot((x - mass.x) * 1.08, y - mass.y)
         _paint(image, 0.15, depth + 0.014, edge)
         _paint(image, bright + 0.025 * fine, depth, edge)
-
-
-# --- the scanner ---------------------------------------------------------------------------------------------------
 
 
 def _scan(tissue: Field, scanner: Scanner, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -298,22 +288,19 @@ def _scan(tissue: Field, scanner: Scanner, rng: np.random.Generator) -> NDArray[
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(spread, 1e-3)) ** 2)
     weights /= weights.sum()
     for axis in (0, 1):
-        tissue = sum(
-            (weight * np.roll(tissue, shift, axis) for shift, weight in enumerate(weights, start=-reach)),
-            start=np.zeros_like(tissue),
-        )
+        shifted = (weight * np.roll(tissue, shift, axis) for shift, weight in enumerate(weights, start=-reach))
+        tissue = sum(shifted, start=np.zeros_like(tissue))
     position = (np.arange(size_px) + 0.5) / size_px * 2 - 1
     slope = np.cos(scanner.bias_angle) * position[None, :] + np.sin(scanner.bias_angle) * position[:, None]
     shading = np.exp(scanner.bias * (slope + 0.35 * _noise(size_px, 4, rng)))
     signal = scanner.brightness * rng.normal(1, 0.04) * shading * np.clip(tissue, 0, None) ** scanner.contrast
     # Magnitude images carry Rician noise: the length of a complex number with noise in both parts.
     real, imaginary = rng.normal(0, scanner.noise, (2, size_px, size_px))
-    return np.clip(np.hypot(signal + real, imaginary) * 255, 0, 255).round().astype(np.uint8)
+    magnitude: Field = np.hypot(signal + real, imaginary)
+    return np.clip(magnitude * 255, 0, 255).round().astype(np.uint8)
 
 
-def render_slice(
-    patient: Patient, scanner: Scanner, size_px: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], Lesion | None]:
+def render_slice(patient: Patient, scanner: Scanner, size_px: int, rng: np.random.Generator) -> Slice:
     """One slice of a patient, (size_px, size_px). `rng` moves the slice a little and makes the noise.
 
     The same `rng` state with `replace(patient, mass=None)` gives the same head in the same place without its mass.
@@ -335,7 +322,7 @@ def render_slice(
     lesion = None
     if mass is not None:
         _draw_lesion(tissue, x, y, patient.label, mass, patient.texture_seed)
-        across, along = mass.x * patient.width, mass.y * patient.height
+        across, along = mass.x * patient.width, mass.y * patient.height  # forwards what x and y undo
         lesion = Lesion(
             x=(cosine * across - sine * along + shift_x + 1) * size_px / 2 - 0.5,
             y=(sine * across + cosine * along + shift_y + 1) * size_px / 2 - 0.5,
@@ -344,14 +331,9 @@ def render_slice(
     return _scan(tissue, scanner, rng), lesion
 
 
-def draw_slice(
-    label: str, scanner: Scanner, size_px: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], Lesion | None]:
+def draw_slice(label: str, scanner: Scanner, size_px: int, rng: np.random.Generator) -> Slice:
     """One slice of a new patient."""
     return render_slice(draw_patient(label, rng), scanner, size_px, rng)
-
-
-# --- the files -----------------------------------------------------------------------------------------------------
 
 
 def write_phantoms(
@@ -380,7 +362,7 @@ def write_phantoms(
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as workshop:
         unfinished = Path(workshop) / "phantoms"
         unfinished.mkdir()
-        rows: list[tuple[str, ...]] = []
+        rows: list[Row] = []
         for hospital, counts in images_per_hospital.items():
             for row in _write_hospital(unfinished, hospital, counts, seed, size_px):
                 rows.append(row)
@@ -394,9 +376,7 @@ def write_phantoms(
         unfinished.rename(root)
 
 
-def _write_hospital(
-    root: Path, hospital: str, counts: Mapping[str, int], seed: int, size_px: int
-) -> Iterator[tuple[str, ...]]:
+def _write_hospital(root: Path, hospital: str, counts: Mapping[str, int], seed: int, size_px: int) -> Iterator[Row]:
     """Write one hospital's images, yielding the row of `lesions.csv` after each."""
     hospital_index = list(SCANNERS).index(hospital)
     n_patients = 0
@@ -419,5 +399,5 @@ def _write_hospital(
                 image, lesion = render_slice(patient, SCANNERS[hospital], size_px, rng)
                 path = f"{hospital}/{label}/{name}-s{number}.png"
                 Image.fromarray(image).save(root / path)
-                place = ("", "", "") if lesion is None else (lesion.x, lesion.y, lesion.radius)
-                yield (path, label, *(f"{value:.2f}" if value != "" else "" for value in place), name)
+                place = ("", "", "") if lesion is None else tuple(f"{value:.2f}" for value in astuple(lesion))
+                yield (path, label, *place, name)

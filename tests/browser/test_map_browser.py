@@ -90,7 +90,7 @@ def test_coastline_and_pins_draw_without_internet(page: "sync_api.Page", address
     pins = leaflet.locator("path.leaflet-interactive[fill='#e69f00'], path.leaflet-interactive[fill='#56b4e9']")
     pins.first.wait_for(timeout=PATIENCE_MS)
     assert pins.count() == 2
-    assert leaflet.locator(".leaflet-div-icon, .empty").count() + leaflet.locator(".leaflet-marker-icon").count() >= 3
+    assert leaflet.locator(".leaflet-marker-icon").all_inner_texts() == ["1", "2", "3"], "every pin has its number"
     # Inside the frame, on the screen, and not a dot: the view is zoomed to the hospitals.
     frame = leaflet.locator("#map_div").bounding_box()
     for pin in pins.all():
@@ -100,7 +100,6 @@ def test_coastline_and_pins_draw_without_internet(page: "sync_api.Page", address
         assert frame["y"] < box["y"] < frame["y"] + frame["height"]
     outlines = leaflet.locator("path").evaluate_all("paths => paths.map(path => path.getAttribute('d').length)")
     assert max(outlines) > 3000, "the coastline is one long path"
-    assert len(set(leaflet.locator("body").screenshot())) > 10
     pins.first.hover()
     tooltip = leaflet.locator(".leaflet-tooltip")
     tooltip.wait_for(timeout=PATIENCE_MS)
