@@ -308,26 +308,24 @@ def render_slice(patient: Patient, scanner: Scanner, size_px: int, rng: np.rando
     rotation = patient.rotation + rng.normal(0, 0.02)
     shift_x, shift_y = rng.normal(0, 0.025, 2)
     shrink, move_x, move_y = rng.uniform(0.82, 1.0), *rng.normal(0, 0.008, 2)
-    ventricle = patient.ventricle * rng.uniform(0.9, 1.1)
+    head = replace(patient, ventricle=patient.ventricle * rng.uniform(0.9, 1.1))
 
     position = (np.arange(size_px) + 0.5) / size_px * 2 - 1
     right, down = position[None, :] - shift_x, position[:, None] - shift_y
     cosine, sine = float(np.cos(rotation)), float(np.sin(rotation))
     x, y = (cosine * right + sine * down) / patient.width, (cosine * down - sine * right) / patient.height
+    if head.mass is None:
+        return _scan(_draw_head(x, y, head, None), scanner, rng), None
 
-    mass = patient.mass
-    if mass is not None:
-        mass = replace(mass, x=mass.x + move_x, y=mass.y + move_y, radius=mass.radius * shrink)
-    tissue = _draw_head(x, y, replace(patient, ventricle=ventricle), mass)
-    lesion = None
-    if mass is not None:
-        _draw_lesion(tissue, x, y, patient.label, mass, patient.texture_seed)
-        across, along = mass.x * patient.width, mass.y * patient.height  # forwards what x and y undo
-        lesion = Lesion(
-            x=(cosine * across - sine * along + shift_x + 1) * size_px / 2 - 0.5,
-            y=(sine * across + cosine * along + shift_y + 1) * size_px / 2 - 0.5,
-            radius=mass.radius * (patient.width + patient.height) / 2 * size_px / 2,
-        )
+    mass = replace(head.mass, x=head.mass.x + move_x, y=head.mass.y + move_y, radius=head.mass.radius * shrink)
+    tissue = _draw_head(x, y, head, mass)
+    _draw_lesion(tissue, x, y, head.label, mass, head.texture_seed)
+    across, along = mass.x * patient.width, mass.y * patient.height  # forwards what x and y undo
+    lesion = Lesion(
+        x=(cosine * across - sine * along + shift_x + 1) * size_px / 2 - 0.5,
+        y=(sine * across + cosine * along + shift_y + 1) * size_px / 2 - 0.5,
+        radius=mass.radius * (patient.width + patient.height) / 2 * size_px / 2,
+    )
     return _scan(tissue, scanner, rng), lesion
 
 
@@ -352,10 +350,8 @@ def write_phantoms(
         raise DataError(f"{root} is already there; remove it to draw the phantoms again")
     for hospital, counts in images_per_hospital.items():
         if hospital not in SCANNERS or not set(counts) <= set(PHANTOM_CLASSES):
-            raise DataError(
-                f"no phantoms for {hospital!r} with classes {sorted(counts)}; "
-                f"hospitals: {', '.join(SCANNERS)}; classes: {', '.join(PHANTOM_CLASSES)}"
-            )
+            known = f"hospitals: {', '.join(SCANNERS)}; classes: {', '.join(PHANTOM_CLASSES)}"
+            raise DataError(f"no phantoms for {hospital!r} with classes {sorted(counts)}; {known}")
     n_images = sum(sum(counts.values()) for counts in images_per_hospital.values())
     root.parent.mkdir(parents=True, exist_ok=True)
     # Drawn beside its destination and then renamed: whoever finds `root` finds all of it.

@@ -45,12 +45,12 @@ def start_run(data: FederationData, federation_file: str, artifacts: Path) -> Ru
     require_trainable(data.audit)
     folder = create_run(artifacts)
     config = RunConfig(started_at=now(), federation_file=federation_file, federation=data.federation)
+    write_json(folder / "config.json", config.model_dump(mode="json"))
     write_json(folder / "environment.json", describe_environment())
     write_json(folder / "audit.json", data.audit.model_dump(mode="json"))
     write_json(folder / "dataset_stats.json", data.stats_json())
     write_json(folder / "dataset_splits.json", data.splits_json())
     write_json(folder / "label_map.json", {label: index for index, label in enumerate(data.federation.classes)})
-    write_json(folder / "config.json", config.model_dump(mode="json"))
     return Run(folder)
 
 

@@ -111,7 +111,12 @@ class Run:
     def progress(self) -> Progress | None:
         """What an unfinished run does now; None before its first batch and after its end."""
         file = self.folder / "checkpoint" / "progress.json"
-        return _read_model(file, Progress) if file.is_file() else None
+        try:
+            return Progress.model_validate(read_json(file))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file}: cannot be read ({error}); the run folder is damaged") from None
 
     def predictions(self) -> pd.DataFrame:
         """Columns model, split, hospital, group, path, label, logits (float32 list), one row per image and model."""
