@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from engine.config import ARMS, Federation, load_federation
+from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, OnProgress, read_federation_data
 from engine.data.labels import nearest_class
 from engine.errors import ConfigError, ConsiliumError, ImageError
@@ -56,14 +57,18 @@ Source = Annotated[str, typer.Argument(metavar="SOURCE", help="run-NNN, NAME (se
 def main() -> None:
     """Run one command; every error a person can mend is one line and exit status 2."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except ConsiliumError as error:
         _fail(str(error))
-    except ModuleNotFoundError as error:
-        if error.name not in {"torch", "torchvision", "safetensors", "onnx"}:
+    except typer.exceptions.TyperException as error:
+        _fail(f"{str(error) or 'which command?'} (see: python -m engine --help)")
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in {"torch", "torchvision", "safetensors", "onnx", "filelock"}:
             raise
         _fail(
-            f"{error.name} is not installed: this command trains or converts models; "
+            f"{error.name} cannot be imported: this command trains or converts models; "
             "run: pip install -r requirements-engine.txt"
         )
 
@@ -80,10 +85,9 @@ def audit(federation_file: FederationFile, data: DataFolder = None) -> None:
         cells = [counts.class_counts[label] for label in federation.classes]
         row = [*cells, counts.n_images, counts.unreadable, counts.exact_duplicates]
         table.add_row(federation.display_name(hospital), *(f"{cell:,}" for cell in row))
-    out = Console()
+    out = _tables()
     out.print(table)
-    for finding in found.audit.findings:
-        out.print(f"{finding.severity}: {finding.sentence}", markup=False, highlight=False)
+    _say(*(f"{finding.severity}: {finding.sentence}" for finding in found.audit.findings), to=out)
 
 
 @app.command()
@@ -112,11 +116,11 @@ def train(
             raise ConfigError(f"{resume} trained '{run.federation.name}', not '{federation.name}'")
         federation = run.federation
     found = _read(federation, data)
-    for finding in found.audit.findings:
-        screen.print(f"{finding.severity}: {finding.sentence}", markup=False, highlight=False)
+    require_trainable(found.audit)
+    _say(*(f"{finding.severity}: {finding.sentence}" for finding in found.audit.findings))
     if run is None:
         run = start_run(found, federation_file.as_posix(), folder)
-    screen.print(f"Training into {run.folder}", markup=False, highlight=False)
+    _say(f"Training into {run.folder}")
     try:
         with _bar() as bar:
             task = bar.add_task("Starting", total=None)
@@ -134,15 +138,11 @@ def train(
 
             run = train_run(run, found, show)
     except KeyboardInterrupt:
-        screen.print(
-            f"Stopped. Go on with: python -m engine train {federation_file} --resume {run.name}",
-            markup=False,
-            highlight=False,
-        )
+        _say(f"Stopped. Go on with: python -m engine train {federation_file} --resume {run.name}")
         raise typer.Exit(130) from None
     test = run.read_json("evaluation.json")["splits"]["test"]
     _print_scores(federation, {model: cells[ALL] for model, cells in test.items()}, "Test images of all hospitals")
-    screen.print(f"Finished {run.folder}", markup=False, highlight=False)
+    _say(f"Finished {run.folder}")
 
 
 @app.command()
@@ -157,7 +157,7 @@ def demo() -> None:
         run = steps.newest_run(artifacts, load_federation(steps.FEDERATION_FILE))
     if run is not None and not steps.is_published(models, run):
         publish(run.name, steps.MODEL_NAME)
-    screen.print("Opening the dashboard; stop it with Ctrl-C")
+    _say("Opening the dashboard; stop it with Ctrl-C")
     raise typer.Exit(steps.open_dashboard())
 
 
@@ -177,9 +177,9 @@ def runs(artifacts: Artifacts = None) -> None:
             row = ["", f"damaged: {error}", "", ""]
         table.add_row(run.name, *row)
     if not found:
-        screen.print("No runs yet. Make one with: python -m engine train federations/phantoms.toml", highlight=False)
+        _say("No runs yet. Make one with: python -m engine train federations/phantoms.toml")
     else:
-        Console().print(table)
+        _tables().print(table)
 
 
 @app.command()
@@ -206,11 +206,9 @@ def publish(
     for model, file in version.manifest.models.items():
         screen.print(
             f"{model}: {file.precision}, validation accuracy {file.accuracy_before:.3f} -> {file.accuracy_after:.3f} "
-            f"on {file.validation_images:,} images {file.note}".rstrip(),
-            markup=False,
-            highlight=False,
+            f"on {file.validation_images:,} images {file.note}".rstrip()
         )
-    screen.print(f"Published {version.folder}; it is served now", markup=False, highlight=False)
+    _say(f"Published {version.folder}; it is served now")
 
 
 @app.command("models")
@@ -219,20 +217,31 @@ def list_models(models: Models = None) -> None:
     folder = models_folder(models)
     names = published_names(folder)
     if not names:
-        screen.print("No published model yet. Make one with: python -m engine publish run-001 NAME", highlight=False)
+        _say("No published model yet. Make one with: python -m engine publish run-001 NAME")
         return
     table = Table()
     for column in ("Model", "Version", "Run", "Federation", "Published", "Size"):
         table.add_column(column)
+    damage = []
     for name in names:
-        served = current_version(folder, name).version
+        served = None
+        try:
+            served = current_version(folder, name).version
+        except ConsiliumError as error:
+            damage.append(str(error))
         for version in list_versions(folder, name):
-            manifest = version.manifest
-            size = sum(entry.bytes for entry in manifest.files.values())
             mark = f"{version.version} *" if version.version == served else version.version
-            row = (name, mark, manifest.run, manifest.federation.name, manifest.published_at, f"{size / 1e6:,.1f} MB")
-            table.add_row(*row)
-    Console().print(table)
+            try:
+                manifest = version.manifest
+            except ConsiliumError as error:
+                damage.append(str(error))
+                table.add_row(name, mark, "damaged")
+                continue
+            size = sum(entry.bytes for entry in manifest.files.values())
+            row = (manifest.run, manifest.federation.name, manifest.published_at, f"{size / 1e6:,.1f} MB")
+            table.add_row(name, mark, *row)
+    _tables().print(table)
+    _say(*(f"damaged: {what}" for what in damage))
 
 
 @app.command()
@@ -245,7 +254,7 @@ def rollback(
     folder = models_folder(models)
     chosen = exact_version(folder, name, version)
     set_current(folder, chosen)
-    screen.print(f"{name} serves {version} now", markup=False, highlight=False)
+    screen.print(f"{name} serves {version} now")
 
 
 @app.command()
@@ -266,9 +275,9 @@ def evaluate(
     for folder in left_out.folders:
         close = nearest_class(folder, panel.federation.classes)
         hint = f" (did it mean {close}?)" if close else ""
-        screen.print(f"left out: folder '{folder}' names no class{hint}", markup=False, highlight=False)
+        _say(f"left out: folder '{folder}' names no class{hint}")
     for path, reason in left_out.images:
-        screen.print(f"left out: {path}: {reason}", markup=False, highlight=False)
+        _say(f"left out: {path}: {reason}")
     n_images = next(iter(scores.values()))["n_images"]
     if json_file is not None:
         write_json(json_file, {"source": source, "images": n_images, "models": scores})
@@ -278,7 +287,7 @@ def evaluate(
 @app.command()
 def predict(
     source: Source,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or DICOM")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or DICOM")],
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, everything else on stderr")] = False,
     artifacts: Artifacts = None,
     models: Models = None,
@@ -289,14 +298,14 @@ def predict(
     unreadable: list[str] = []
     for image in images:
         try:
-            reading = panel.read(image)
+            reading = panel.read(Path(image))
         except ImageError as error:
             unreadable.append(f"{image}: {error}")
-            answers.append({"image": str(image), "refused": True, "reasons": [str(error)], "opinions": {}})
+            answers.append({"image": image, "refused": True, "reasons": [str(error)], "opinions": {}})
             continue
         opinions = {model: dataclasses.asdict(opinion) for model, opinion in reading.opinions.items()}
         answers.append(
-            {"image": str(image), "refused": reading.refused, "reasons": list(reading.reasons), "opinions": opinions}
+            {"image": image, "refused": reading.refused, "reasons": list(reading.reasons), "opinions": opinions}
         )
     if as_json:
         typer.echo(json.dumps(answers, indent=2, ensure_ascii=False, allow_nan=False))
@@ -350,7 +359,7 @@ def _print_opinions(federation: Federation, answers: list[dict[str, Any]]) -> No
         for model, opinion in answer["opinions"].items():
             share = f"{100 * opinion['probabilities'][opinion['label']]:.1f}%"
             table.add_row(answer["image"], _model_name(federation, model), opinion["label"], share)
-    Console().print(table)
+    _tables().print(table)
 
 
 def _print_scores(federation: Federation, models: dict[str, Any], title: str) -> None:
@@ -361,9 +370,20 @@ def _print_scores(federation: Federation, models: dict[str, Any], title: str) ->
         name = _model_name(federation, model)
         scores = [f"{values[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "macro_f1")]
         table.add_row(name, *scores, f"{values['n_images']:,}")
-    Console().print(table)
+    _tables().print(table)
 
 
-def _fail(message: str) -> None:
-    screen.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
+def _tables() -> Console:
+    """stdout; as wide as it takes where nobody's terminal limits it, so that a pipe loses nothing."""
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def _say(*lines: str, to: Console = screen) -> None:
+    """Whole lines, however narrow the terminal, so that paths and commands can be copied."""
+    for line in lines:
+        to.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _fail(message: str) -> NoReturn:
+    _say(f"error: {' '.join(message.split())}")
     sys.exit(2)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from engine.data.labels import normalise
 from engine.errors import ConfigError, DataError
 
 Arm = Literal["federated", "local", "central"]
@@ -167,12 +168,12 @@ class Federation(_Frozen):
     def aliases(self) -> dict[str, str]:
         """Folder names of every hospital -> class; a name that two hospitals use differently is left out."""
         merged: dict[str, str] = {}
-        contested: set[str] = set()
+        meanings: dict[str, set[str]] = {}
         for hospital in self.hospital:
+            merged |= hospital.aliases
             for folder, label in hospital.aliases.items():
-                if merged.setdefault(folder, label) != label:
-                    contested.add(folder)
-        return {folder: label for folder, label in merged.items() if folder not in contested}
+                meanings.setdefault(normalise(folder), set()).add(label)
+        return {folder: label for folder, label in merged.items() if len(meanings[normalise(folder)]) == 1}
 
     def display_name(self, hospital_id: str) -> str:
         """The name people see; says "(simulated)" wherever the federation is one."""
@@ -201,7 +202,8 @@ def load_federation(path: Path, overrides: Sequence[str] = ()) -> Federation:
     try:
         return Federation.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}{_explain(error, text)}") from None
+        changed = tuple(override.partition("=")[0].strip() for override in overrides)
+        raise ConfigError(_explain(error, path, text, changed)) from None
 
 
 def data_root(federation: Federation, data: Path | None = None) -> Path:
@@ -247,20 +249,23 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     table[parts[-1]] = value
 
 
-def _explain(error: ValidationError, text: str) -> str:
-    """The first thing wrong, as ':LINE: key: what to do'; one at a time is what people mend."""
+def _explain(error: ValidationError, file: Path, text: str, changed: Sequence[str]) -> str:
+    """The first thing wrong, as 'FILE:LINE: key: what to do'; one at a time is what people mend."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
+    message = first["msg"].removeprefix("Value error, ")
     if not path:
-        return f": {first['msg'].removeprefix('Value error, ')}"
-    line = _line_of(path, text)
-    where = f":{line}" if line else ""
+        return f"{file}: {message}"
     dotted = ".".join(path)
+    if first["type"] == "missing":
+        return f"{file}: the key '{dotted}' is missing"
+    line = _line_of(path, text)
+    where = f"{file}:{line}" if line else str(file)
+    if any(dotted == key or dotted.startswith(f"{key}.") for key in changed):
+        where = f"{file} with --set {dotted}"
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key '{dotted}'{_did_you_mean(path)}"
-    if first["type"] == "missing":
-        return f": the key '{dotted}' is missing"
-    return f"{where}: {dotted}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r})"
+    return f"{where}: {dotted}: {message} (found {first['input']!r})"
 
 
 def _did_you_mean(path: Sequence[str]) -> str:

@@ -299,7 +299,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_set(root: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("consilium", "xdg", "expected"),
     [
-        ("/c", "/x", "/c"),
+        ("/c", "/x", "/c/images"),
         (None, "/x", "/x/consilium/images"),
         (None, None, "/h/.cache/consilium/images"),
         ("", "", "/h/.cache/consilium/images"),

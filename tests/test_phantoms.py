@@ -121,6 +121,16 @@ def test_one_hospitals_count_changes_no_other_hospitals_image(tmp_path: Path) ->
         assert ours == {name: content for name, content in after.items() if name.startswith(hospital)}
 
 
+def test_more_images_of_one_class_only_add_to_a_hospitals_images(tmp_path: Path) -> None:
+    before = write(tmp_path / "before")
+    after = write(tmp_path / "after", counts=COUNTS | {"hospital-a": COUNTS["hospital-a"] | {"glioma": 11}})
+    for label in PHANTOM_CLASSES:
+        folder = f"hospital-a/{label}/"
+        ours = {content for name, content in before.items() if name.startswith(folder)}
+        theirs = {content for name, content in after.items() if name.startswith(folder)}
+        assert ours < theirs if label == "glioma" else ours == theirs  # patients are numbered anew, their images stay
+
+
 @pytest.mark.parametrize("size_px", [64, 128])
 @pytest.mark.parametrize("label", TUMOURS)
 def test_the_lesion_lies_in_the_brain_and_is_what_makes_the_difference(label: str, size_px: int) -> None:

@@ -152,7 +152,7 @@ def test_a_newer_schema_is_refused_with_the_file_and_the_number(run: Run, name: 
     change_json(run.folder / name, schema_version=2, something_new={"a": 1})
     with pytest.raises(RunError) as caught:
         _ = run.manifest if name == "manifest.json" else run.config
-    assert str(caught.value).startswith(f"{run.folder / name}: has schema 2, newer than this program")
+    assert str(caught.value).startswith(f"{run.folder / name}: has schema 2, unknown to this program")
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "config.json"])
@@ -163,7 +163,7 @@ def test_a_damaged_description_is_refused_in_one_line(run: Run, name: str, conte
         _ = run.manifest if name == "manifest.json" else run.config
     message = str(caught.value)
     assert message.startswith(f"{run.folder / name}: ")
-    assert message.endswith("the run folder is damaged")
+    assert message.endswith("the run folder is damaged, restore it from a copy")
     assert "\n" not in message
     assert ": :" not in message
 

@@ -108,6 +108,8 @@ def test_the_readmes_layout_is_what_is_there() -> None:
 
 def test_the_shim_is_needed_only_beside_a_torch_that_does_not_fit() -> None:
     """Whichever build is here, the networks import and torchvision's models work."""
-    code = "from engine.training.torchvision_import import torchvision_models as m; print(m().resnet18().fc.out_features)"
+    code = (
+        "from engine.training.torchvision_import import torchvision_models as m; print(m().resnet18().fc.out_features)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "1000", done.stderr

@@ -173,6 +173,18 @@ def test_a_run_stopped_before_its_manifest_only_lacks_the_manifest(
     assert not (run.folder / "checkpoint.done").exists()
 
 
+def test_two_trainings_never_share_a_run_folder(tiny_data: FederationData, tmp_path: Path) -> None:
+    run = start_run(tiny_data, "federations/phantoms.toml", tmp_path)
+
+    def train_beside(progress: Progress) -> None:
+        with pytest.raises(RunError, match="is being trained by another process"):
+            train_run(Run(run.folder), tiny_data)
+        raise Killed
+
+    with pytest.raises(Killed):
+        train_run(run, tiny_data, train_beside)
+
+
 def test_a_finished_run_is_not_resumed(phantom_run: Path) -> None:
     with pytest.raises(RunError, match="is finished; there is nothing to resume"):
         reopen_run(phantom_run, "run-001")

@@ -118,7 +118,8 @@ def _folder_findings(federation: Federation, holding: HospitalImages) -> list[Fi
         )
         found.append(finding("warning", "unreadable", sentence, [path for path, _ in holding.unreadable]))
     if holding.ignored_files:
-        sentence = f"{name}: {_count(len(holding.ignored_files), 'file')} no PNG, JPEG or DICOM by name, ignored"
+        ignored = _count(len(holding.ignored_files), "file")
+        sentence = f"{name}: {ignored} ignored: outside a class folder, or no image by name"
         found.append(finding("note", "ignored-files", sentence, holding.ignored_files))
     return found
 

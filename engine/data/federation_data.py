@@ -60,7 +60,7 @@ def read_federation_data(
 ) -> FederationData:
     """Find the data folder (or draw the phantoms), decode, audit and split. Raises DataError."""
     root = data_root(federation, data)
-    if federation.phantom_seed is not None and not root.exists():
+    if federation.phantom_seed is not None and data is None and not root.exists():
         write_phantoms(root, seed=federation.phantom_seed, progress=_named("Drawing phantoms", on_progress))
     require_data_root(root)
     holdings = tuple(

@@ -58,6 +58,7 @@ def load_hospital(
     unmatched: list[str] = []
     empty: list[str] = []
     ignored: list[str] = []
+    ignored += sorted(path.relative_to(root).as_posix() for path in folder.iterdir() if path.is_file())
     for class_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
         label = match_label(class_folder.name, federation.classes, hospital.aliases)
         if label is None:
@@ -88,9 +89,8 @@ def patient_of(path: str, pattern: str | None) -> str | None:
 def default_cache() -> Path:
     """Beside the data owner's other caches; holds decoded patient images, hence for the owner alone."""
     base = os.environ.get("CONSILIUM_CACHE")
-    if base:
-        return Path(base)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "consilium" / "images"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return (Path(base) if base else Path(home) / "consilium") / "images"
 
 
 def _hash_file(file: Path) -> str:
@@ -111,9 +111,15 @@ def _decode_cached(
         json.dumps([FIT_RULE, model.image_size_px, model.colour, [(i.path, i.sha256) for i in images]]).encode()
     ).hexdigest()[:32]
     pixel_file, index_file = cache / f"{key}.npy", cache / f"{key}.json"
-    if pixel_file.is_file() and index_file.is_file():  # the index is written last: it vouches for the pixels
-        return np.load(pixel_file, mmap_mode="r", allow_pickle=False), json.loads(index_file.read_text())["unreadable"]
-    unreadable: dict[str, str] = {}
+    unreadable: dict[str, str]
+    try:  # the index is written last: it vouches for the pixels
+        unreadable = json.loads(index_file.read_text(encoding="utf-8"))["unreadable"]
+        kept: Pixels = np.load(pixel_file, mmap_mode="r", allow_pickle=False)
+        if len(kept) + len(unreadable) == len(images):
+            return kept, unreadable
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        pass  # not there, or damaged: decode anew
+    unreadable = {}
     decoded: list[Pixels] = []
     for number, image in enumerate(images, start=1):
         try:
@@ -131,7 +137,7 @@ def _decode_cached(
         np.save(partial, pixels, allow_pickle=False)
         partial.replace(pixel_file)
         index_partial = index_file.with_suffix(f".{os.getpid()}.partial")
-        index_partial.write_text(json.dumps({"unreadable": unreadable}))
+        index_partial.write_text(json.dumps({"unreadable": unreadable}), encoding="utf-8")
         index_partial.replace(index_file)
     except OSError as error:
         raise DataError(

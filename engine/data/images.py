@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 
 from engine.errors import ImageError
 
@@ -60,13 +59,15 @@ def _read_picture(content: bytes) -> Image.Image:
         if frames > 1 and image.format == "PNG":
             raise ImageError(f"is animated ({frames} frames); give a single picture")
         image.load()
+        return ImageOps.exif_transpose(image)
+    except ImageError:
+        raise
     except UnidentifiedImageError:
         raise ImageError("is no PNG, JPEG or DICOM image") from None
     except Image.DecompressionBombError:
         raise ImageError(f"has more than {MAX_PIXELS:,} pixels; give a smaller copy") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises on damaged files
-        raise ImageError(f"is damaged: {error}") from None
-    return ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise ImageError(f"is damaged ({type(error).__name__}: {error})") from None
 
 
 def _read_dicom(content: bytes) -> Image.Image:
@@ -81,33 +82,42 @@ def _read_dicom(content: bytes) -> Image.Image:
         return Image.fromarray(_dicom_pixels(dataset))
     except ImageError:
         raise
-    except (InvalidDicomError, AttributeError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError) as e:
-        # pydicom raises many kinds on damaged files; its words may quote tags, so only the kind is told
-        raise ImageError(f"is a DICOM file that cannot be decoded ({type(e).__name__})") from None
+    except Exception as error:  # pydicom raises many kinds on damaged files; its words may quote tags
+        raise ImageError(f"is a DICOM file that cannot be decoded ({type(error).__name__})") from None
 
 
 def _dicom_pixels(dataset: pydicom.Dataset) -> Pixels:
     """Modality rescale, then the file's window (or its full range), MONOCHROME1 turned so that bright is dense."""
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-    values: npt.NDArray[Any] = dataset.pixel_array
+    values: npt.NDArray[Any] = dataset.pixel_array  # YBR comes as RGB already
     if photometric == "PALETTE COLOR":
         return _stretch(apply_color_lut(values, dataset))
     if values.ndim == 3:
-        return _stretch(convert_color_space(values, photometric, "RGB") if photometric != "RGB" else values)
-    values = apply_voi_lut(apply_modality_lut(values, dataset), dataset, prefer_lut=False)
-    grey = _stretch(values)
+        return _stretch(values)
+    rescaled = apply_modality_lut(values, dataset)
+    if "WindowCenter" in dataset:
+        # The window's own ends, not the image's darkest and brightest value, are black and white.
+        ends = apply_voi_lut(np.array([-1e9, 1e9]), dataset, prefer_lut=False)
+        windowed = apply_voi_lut(rescaled, dataset, prefer_lut=False)
+        grey = _spread(windowed, float(ends[0]), float(ends[1]))
+    elif "VOILUTSequence" in dataset:
+        grey = _stretch(apply_voi_lut(rescaled, dataset).astype(np.float64))
+    else:
+        grey = _stretch(values if np.array_equal(rescaled, values) else rescaled)
     return 255 - grey if photometric == "MONOCHROME1" else grey
 
 
 def _stretch(values: npt.NDArray[Any]) -> Pixels:
-    """Any range to 0..255; uint8 stays as it is."""
+    """The range that is there to 0..255; uint8 stays as it is."""
     if values.dtype == np.uint8:
         return values
-    wide = values.astype(np.float64)
-    low, high = float(wide.min()), float(wide.max())
+    return _spread(values, float(values.min()), float(values.max()))
+
+
+def _spread(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
     if high <= low:
         return np.zeros(values.shape, np.uint8)
-    return np.round((wide - low) * (255.0 / (high - low))).astype(np.uint8)
+    return np.round((values.astype(np.float64) - low) * (255.0 / (high - low))).astype(np.uint8)
 
 
 def _convert(image: Image.Image, *, colour: bool) -> Pixels:

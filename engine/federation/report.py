@@ -1,5 +1,6 @@
 """What happened in one round, hospital by hospital, and the lines it leaves in `rounds.jsonl`."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -37,6 +38,8 @@ class RoundReport:
     def add_validation(self, reply: ValidationReply | HospitalFailure) -> None:
         if isinstance(reply, HospitalFailure):
             self.add_failure(reply.hospital, reply.reason)
+        elif not math.isfinite(reply.loss):
+            self.add_failure(reply.hospital, "its validation loss is no finite number")
         else:
             self.validations[reply.hospital] = _validation(reply.loss, reply.confusion_matrix)
 

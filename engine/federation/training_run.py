@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 
 from engine.config import Federation
 from engine.data.audit import require_trainable
@@ -70,7 +71,7 @@ def train_run(run: Run, data: FederationData, on_training: OnTraining = lambda p
     if run.read_json("dataset_splits.json") != data.splits_json():
         raise RunError(f"{run.folder}: the images are no longer those it began with; train anew")
     checkpoint = Checkpoint(run.folder, keep_rounds=federation.training.keep_rounds)
-    with _logging_to(run.folder / "training.log"):
+    with _alone_with(run), _logging_to(run.folder / "training.log"):
         if not _is_evaluated(run, checkpoint):
             device = choose_device(federation.training)
             network = build_network(federation.model, len(federation.classes), federation.training.seed).to(device)
@@ -79,7 +80,7 @@ def train_run(run: Run, data: FederationData, on_training: OnTraining = lambda p
             _write_weights(run, plans, checkpoint)
             _write_results(run, plans, data, network, device)
         log.info("run %s is complete", run.name)
-    checkpoint.remove()
+        checkpoint.remove()
     write_manifest(run.folder, run.config)
     return Run(run.folder)
 
@@ -135,6 +136,7 @@ def _write_results(
     """Predictions of every model on every hospital's validation and test images, and all that follows from them."""
     frames = []
     for plan in plans:
+        log.info("%s: predicting validation and test images", plan.model)
         network.load_state_dict(load_tensors(run.folder / weights_name(plan.model)))
         frames += [_predict(plan.model, part, data, network, device) for part in ("validation", "test")]
     predictions = pd.concat(frames, ignore_index=True)
@@ -180,6 +182,20 @@ def _predict(model: str, part: Part, data: FederationData, network: Network, dev
 def _is_evaluated(run: Run, checkpoint: Checkpoint) -> bool:
     """Stopped between its last result and its manifest: the evaluation is written after all else."""
     return (run.folder / "evaluation.json").is_file() and not checkpoint.folder.is_dir()
+
+
+@contextmanager
+def _alone_with(run: Run) -> Iterator[None]:
+    """Two trainings in one run folder would undo each other; the lock goes with its process, however that ends."""
+    lock = FileLock(run.folder.with_name(f".{run.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunError(f"{run.folder}: is being trained by another process; wait for it or stop it first") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

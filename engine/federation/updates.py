@@ -1,5 +1,6 @@
 """What a hospital returns from a round, and the check that stands before every average."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,8 @@ def check_update(update: Update, like: Tensors) -> None:
 
     if update.n_images <= 0:
         raise refuse(f"n_images is {update.n_images}; it must be positive")
+    if not all(math.isfinite(epoch.loss) for epoch in update.epochs):
+        raise refuse("its training loss is no finite number")
     missing, foreign = like.keys() - update.tensors.keys(), update.tensors.keys() - like.keys()
     if missing:
         raise refuse(f"tensor {min(missing)} is missing")

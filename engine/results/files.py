@@ -5,9 +5,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from engine.errors import RunError
+from pydantic import BaseModel, ValidationError
+
+from engine.errors import ConsiliumError, RunError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -34,6 +38,24 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises ValueError (json's own is one) or OSError; the caller knows what the file means."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_model(path: Path, model: type[M], error: type[ConsiliumError], remedy: str) -> M:
+    """A JSON file as a validated model; whatever is wrong becomes `error`, one line that ends in the remedy."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as reason:
+        raise error(f"{path}: cannot be read ({reason}); {remedy}") from None
+    if not isinstance(content, dict):
+        raise error(f"{path}: is no JSON object; {remedy}")
+    try:
+        return model.model_validate(content)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        if first["loc"] == ("schema_version",):
+            raise error(f"{path}: has schema {first['input']!r}, unknown to this program; update it") from None
+        where = ".".join(str(part) for part in first["loc"])
+        raise error(f"{path}: {where}: {first['msg']}; {remedy}") from None
 
 
 def sha256_of(path: Path) -> str:

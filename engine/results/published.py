@@ -9,15 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from engine.config import Federation
 from engine.errors import ModelError
-from engine.results.files import read_json, sha256_of, write_json
+from engine.results.files import read_json, read_model, sha256_of, write_json
 from engine.results.run_folder import FileEntry
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 VERSION = re.compile(r"v([1-9]\d*)")
+REMEDY = "restore the version or publish it anew"
 Precision = Literal["int8", "fp16", "fp32"]
 
 
@@ -49,6 +50,14 @@ class VersionManifest(BaseModel):
     files: dict[str, FileEntry]
 
 
+class Current(BaseModel):
+    """`current.json`: which version of a name is served."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: Literal[1] = 1
+    version: str = Field(pattern=f"^{VERSION.pattern}$")
+
+
 class PublishedVersion:
     """One published version, read lazily. Raises ModelError with what is wrong and what to do."""
 
@@ -67,17 +76,7 @@ class PublishedVersion:
 
     @cached_property
     def manifest(self) -> VersionManifest:
-        path = self.folder / "manifest.json"
-        try:
-            return VersionManifest.model_validate(read_json(path))
-        except ValidationError as error:
-            first = error.errors()[0]
-            if first["loc"] == ("schema_version",):
-                raise ModelError(f"{path}: has schema {first['input']!r}, unknown to this program; update it") from None
-            where = ".".join(str(part) for part in first["loc"])
-            raise ModelError(f"{path}: {where}: {first['msg']}; restore the version or publish it anew") from None
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path}: cannot be read ({error}); restore the version or publish it anew") from None
+        return read_model(self.folder / "manifest.json", VersionManifest, ModelError, REMEDY)
 
     @property
     def federation(self) -> Federation:
@@ -89,12 +88,15 @@ class PublishedVersion:
 
     def verify(self) -> None:
         """Raise ModelError at the first file that is missing or not as it was published."""
+        if (self.manifest.name, self.manifest.version) != (self.name, self.version):
+            was = f"{self.manifest.name}@{self.manifest.version}"
+            raise ModelError(f"{self.folder}: holds {was}, copied or renamed; publish versions, do not move them")
         for name, entry in self.manifest.files.items():
             path = self.folder / name
             if not path.is_file():
-                raise ModelError(f"{path}: is missing; restore the version or publish it anew")
+                raise ModelError(f"{path}: is missing; {REMEDY}")
             if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
-                raise ModelError(f"{path}: is not as it was published; restore the version or publish it anew")
+                raise ModelError(f"{path}: is not as it was published; {REMEDY}")
 
     def read_json(self, name: str) -> Any:
         try:
@@ -130,11 +132,8 @@ def current_version(models: Path, name: str) -> PublishedVersion:
     if not path.is_file():
         known = ", ".join(published_names(models)) or "none yet"
         raise ModelError(f"no published model '{name}' in {models} (there: {known}); make one with publish RUN {name}")
-    try:
-        version = read_json(path)["version"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ModelError(f"{path}: is damaged; set the served version with rollback {name} VERSION") from None
-    return exact_version(models, name, str(version))
+    version = read_model(path, Current, ModelError, f"set the served version with rollback {name} VERSION").version
+    return exact_version(models, name, version)
 
 
 def exact_version(models: Path, name: str, version: str) -> PublishedVersion:
@@ -152,4 +151,4 @@ def find_source(models: Path, source: str) -> PublishedVersion:
 def set_current(models: Path, version: PublishedVersion) -> None:
     """Serve this version from now on; it is verified first."""
     version.verify()
-    write_json(models / version.name / "current.json", {"schema_version": 1, "version": version.version})
+    write_json(models / version.name / "current.json", Current(version=version.version).model_dump())

@@ -16,7 +16,7 @@ ALL = "all"
 
 
 class _Line(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Epoch(_Line):
@@ -64,12 +64,10 @@ class RoundLine(_Line):
 def read_rounds(path: Path) -> list[RoundLine]:
     """All whole lines; a torn last line (the writer was killed in it) is dropped. No file yet: no lines."""
     try:
-        text = path.read_text(encoding="utf-8")
+        rows = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    rows = text.splitlines()
-    if text and not text.endswith("\n"):
-        rows.pop()
+    rows.pop()  # empty after a whole last line, else the torn one
     lines = []
     for number, row in enumerate(rows, start=1):
         try:

@@ -10,19 +10,18 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from engine.config import Federation
 from engine.errors import RunError
-from engine.results.files import read_json, sha256_of, write_atomically, write_json
+from engine.results.files import M, read_json, read_model, sha256_of, write_atomically, write_json
 from engine.results.rounds import RoundLine, read_rounds
 
 SCHEMA_VERSION = 1
 RUN_NAME = re.compile(r"run-(\d{3,})")
-M = TypeVar("M", bound=BaseModel)
 
 
 class FileEntry(BaseModel):
@@ -225,13 +224,4 @@ def _numbers_from(artifacts: Path) -> Iterator[int]:
 
 
 def _read_model(path: Path, model: type[M]) -> M:
-    try:
-        return model.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if where == "schema_version":
-            raise RunError(f"{path}: has schema {first['input']!r}, newer than this program; update it") from None
-        raise RunError(f"{path}: {where}: {first['msg']}; the run folder is damaged") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); the run folder is damaged") from None
+    return read_model(path, model, RunError, "the run folder is damaged, restore it from a copy")
