@@ -67,9 +67,9 @@ def main() -> None:
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in {"torch", "torchvision", "safetensors", "onnx", "filelock"}:
             raise
+        state = "is not installed" if isinstance(error, ModuleNotFoundError) else "cannot be imported"
         _fail(
-            f"{error.name} cannot be imported: this command trains or converts models; "
-            "run: pip install -r requirements-engine.txt"
+            f"{error.name} {state}: this command trains or converts models; run: pip install -r requirements-engine.txt"
         )
 
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from engine.data.labels import normalise
 from engine.errors import ConfigError, DataError
 
 Arm = Literal["federated", "local", "central"]
@@ -223,6 +222,11 @@ def require_data_root(root: Path) -> Path:
     if not root.is_dir():
         raise DataError(f"{root}: no such data folder; give --data DIR or set CONSILIUM_DATA to the folder above it")
     return root
+
+
+def normalise(name: str) -> str:
+    """A folder's or class's name as it is compared: without case, spaces, '_' and '-'."""
+    return "".join(character for character in name.casefold() if character not in " _-")
 
 
 def _refuse_repeats(what: str, values: Sequence[str]) -> None:

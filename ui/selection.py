@@ -65,7 +65,7 @@ def select_version() -> PublishedVersion:
     st.query_params["model"] = name
     st.session_state["last_model"] = name
     st.session_state["model_choice"] = name
-    titles = {name: _title(models, name) for name in names}
+    titles = _titles(models, names)
     st.sidebar.selectbox(
         "Federation",
         names,
@@ -134,12 +134,16 @@ def _take_federation(newest: dict[str, RunEntry]) -> None:
     st.query_params["run"] = newest[st.session_state["federation_choice"]].name
 
 
-def _title(models: Path, name: str) -> str:
-    """The federation's own name; two published names of one federation stay apart."""
-    try:
-        return f"{current_version(models, name).federation.name} ({name})"
-    except ConsiliumError:
-        return f"{name} (damaged)"
+def _titles(models: Path, names: list[str]) -> dict[str, str]:
+    """The federation's own name; the published name beside it only where two share a federation."""
+    federations = {}
+    for name in names:
+        try:
+            federations[name] = current_version(models, name).federation.name
+        except ConsiliumError:
+            federations[name] = f"{name} (damaged)"
+    shared = list(federations.values())
+    return {name: f"{title} ({name})" if shared.count(title) > 1 else title for name, title in federations.items()}
 
 
 @st.cache_data(max_entries=50, show_spinner=False)

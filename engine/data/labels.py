@@ -3,9 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
-
-def normalise(name: str) -> str:
-    return "".join(character for character in name.casefold() if character not in " _-")
+from engine.config import normalise
 
 
 def match_label(folder: str, classes: Iterable[str], aliases: Mapping[str, str]) -> str | None:

@@ -1,13 +1,6 @@
 """A slice goes in through a real Chromium and five opinions come out; nothing leaves this machine."""
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,57 +11,18 @@ from ui.examples import draw_example
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-# Chromium's own calls home are switched off, so that what is left is the page's.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
 PATIENCE_MS = 60_000
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium binary on this machine"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def address(phantom_version: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A fresh server with the phantoms published, on a free loopback port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    environment = {
-        **os.environ,
-        "CONSILIUM_MODELS": str(phantom_version),
-        "CONSILIUM_ARTIFACTS": str(tmp_path_factory.mktemp("no-artifacts")),
-    }
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.address=127.0.0.1"]
-    command += [f"--server.port={port}", "--server.headless=true", "--server.fileWatcherType=none"]
-    with log.open("w") as output:
-        server = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/_stcore/health", server, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["sync_api.Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
+def address(
+    serve_dashboard: Callable[[Path, Path], str], phantom_version: Path, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A fresh server with the phantoms published and no run."""
+    return serve_dashboard(tmp_path_factory.mktemp("no-artifacts"), phantom_version)
 
 
 @pytest.fixture
@@ -133,18 +87,6 @@ def test_home_leads_to_the_opinions_of_a_published_version(address: str, browser
     page.get_by_role("heading", name="Who will answer").wait_for(timeout=PATIENCE_MS)
     assert "model=phantoms" in page.url
     page.close()
-
-
-def _wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    for _ in range(240):
-        if server.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except OSError:
-            time.sleep(0.25)
-    pytest.fail(f"the dashboard did not start: {log.read_text()[-2000:]}")
 
 
 def _watch(page: "sync_api.Page") -> list[str]:

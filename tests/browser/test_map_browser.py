@@ -1,13 +1,7 @@
 """The map of hospitals draws in a real Chromium that reaches nothing but this machine."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,73 +9,39 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
 PATIENCE_MS = 60_000
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium binary on this machine"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def address(phantom_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A dashboard over two copies of the phantom run, on a free loopback port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def address(
+    serve_dashboard: Callable[[Path, Path], str], phantom_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A dashboard over two copies of the phantom run."""
     artifacts = tmp_path_factory.mktemp("map-artifacts")
     for name in ("run-001", "run-002"):
         shutil.copytree(phantom_run / "run-001", artifacts / name)
-    log = artifacts / "server.log"
-    environment = {**os.environ, "CONSILIUM_ARTIFACTS": str(artifacts), "CONSILIUM_MODELS": str(artifacts / "models")}
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.address=127.0.0.1"]
-    command += [f"--server.port={port}", "--server.headless=true", "--server.fileWatcherType=none"]
-    with log.open("w") as output:
-        server = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2)
-                break
-            except OSError:
-                assert server.poll() is None, log.read_text()
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
+    return serve_dashboard(artifacts, artifacts / "models")
 
 
 @pytest.fixture
-def page() -> Iterator["sync_api.Page"]:
+def page(browser: "sync_api.Browser") -> Iterator["sync_api.Page"]:
     """Every request beyond loopback is refused and noted in `page.refused`."""
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.refused = []
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.refused = []
 
-        def decide(route: "sync_api.Route") -> None:
-            parts = urlsplit(route.request.url)
-            if parts.scheme in ("data", "blob") or parts.hostname == "127.0.0.1":
-                route.continue_()
-            else:
-                page.refused.append(route.request.url)
-                route.abort()
+    def decide(route: "sync_api.Route") -> None:
+        parts = urlsplit(route.request.url)
+        if parts.scheme in ("data", "blob") or parts.hostname == "127.0.0.1":
+            route.continue_()
+        else:
+            page.refused.append(route.request.url)
+            route.abort()
 
-        page.route("**/*", decide)
-        yield page
-        browser.close()
+    page.route("**/*", decide)
+    yield page
+    page.close()
 
 
 def test_coastline_and_pins_draw_without_internet(page: "sync_api.Page", address: str) -> None:
