@@ -203,6 +203,7 @@ def publish(
             bar.update(task, description=f"Publishing {model}", total=of, advance=1)
 
         version = publish_run(run, name, found, models_folder(models), show)
+        bar.update(task, description="Published", advance=1)
     for model, file in version.manifest.models.items():
         screen.print(
             f"{model}: {file.precision}, validation accuracy {file.accuracy_before:.3f} -> {file.accuracy_after:.3f} "

@@ -40,6 +40,7 @@ def is_published(models: Path, run: Run) -> bool:
 def open_dashboard() -> int:
     """Serve the dashboard until it is stopped; returns its exit status."""
     try:
-        return subprocess.run([sys.executable, "-m", "streamlit", "run", "app.py"], cwd=PROJECT, check=False).returncode
+        command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.address=localhost"]
+        return subprocess.run(command, cwd=PROJECT, check=False).returncode
     except KeyboardInterrupt:
         return 0
