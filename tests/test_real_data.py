@@ -23,7 +23,12 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def brain() -> Federation:
-    changes = ("model.architecture='compact-cnn'", "model.image_size_px=32", "training.rounds=2")
+    changes = (
+        "model.architecture='compact-cnn'",
+        "model.image_size_px=32",
+        "training.rounds=6",
+        "training.learning_rate=4e-3",
+    )
     return load_federation(PROJECT / "federations" / "brain-mri.toml", changes)
 
 
@@ -59,4 +64,6 @@ def test_the_whole_path_from_folders_to_served_scores(data: FederationData, tmp_
     assert not left_out.images
     assert set(scores) == {"global", "central", *(f"local/{hospital.id}" for hospital in data.federation.hospital)}
     assert all(score["n_images"] == 1197 for score in scores.values())
-    assert scores["local/aiims-delhi"]["accuracy"] > 0.45, "two rounds on these very images beat the largest class"
+    assert scores["local/aiims-delhi"]["accuracy"] > 0.45, (
+        "trained on most of these images, it must beat the largest class (0.386)"
+    )

@@ -235,7 +235,7 @@ def test_rounds_jsonl_is_valid_json_line_by_line(phantom_run: Path) -> None:
 @pytest.mark.slow
 def test_golden_federation_learns_what_hospitals_alone_do_not(tmp_path: Path) -> None:
     """Tolerant golden figures of the phantom federation at a small size; they move only if the algorithm does."""
-    settings = ("model.image_size_px=48", "training.rounds=8")
+    settings = ("model.image_size_px=48", "training.rounds=14")
     federation = load_federation(PROJECT / "federations" / "phantoms.toml", settings)
     write_phantoms(tmp_path / "phantoms", seed=7, size_px=64)
     run = run_again(read_federation_data(federation, tmp_path / "phantoms"), tmp_path / "artifacts")
@@ -244,6 +244,6 @@ def test_golden_federation_learns_what_hospitals_alone_do_not(tmp_path: Path) ->
         model: (scores["validation"][model][ALL]["macro_f1"] + scores["test"][model][ALL]["macro_f1"]) / 2
         for model in MODELS
     }
-    assert f1["global"] == pytest.approx(0.8, abs=0.12)
-    assert f1["central"] == pytest.approx(0.9, abs=0.12)
-    assert f1["global"] > max(f1[model] for model in MODELS if model.startswith("local/"))
+    assert f1["global"] == pytest.approx(0.92, abs=0.1)
+    assert f1["central"] == pytest.approx(0.96, abs=0.08)
+    assert f1["global"] > 0.05 + np.mean([f1[model] for model in MODELS if model.startswith("local/")])
