@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from engine.config import Federation
+from engine.data.cache import default_cache
 from engine.data.federation_data import FederationData, read_federation_data
-from engine.data.hospitals import HospitalImages, default_cache, load_hospital, patient_of
+from engine.data.hospitals import HospitalImages, load_hospital, patient_of
 from engine.data.labels import match_label, nearest_class
 from engine.errors import DataError
 from engine.results.files import sha256_of
@@ -228,7 +229,7 @@ def test_every_image_carries_its_patient(root: Path, cache: Path) -> None:
 
 def test_the_second_load_reads_the_cache_instead_of_the_files(root: Path, cache: Path) -> None:
     load(root, cache)
-    (stored,) = cache.glob("*.npy")
+    (stored,) = cache.glob("*.pixels.npy")
     pixels = np.load(stored)
     pixels[:] = 7
     np.save(stored, pixels)
@@ -256,7 +257,8 @@ def test_a_cache_that_was_open_to_others_is_closed(root: Path, cache: Path) -> N
 
 def test_no_half_written_file_stays_in_the_cache(root: Path, cache: Path) -> None:
     load(root, cache)
-    assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".npy"]
+    names = sorted(path.name.partition(".")[2] for path in cache.iterdir())
+    assert names == ["greys.npy", "json", "looks.npy", "pixels.npy"]
 
 
 def test_changed_bytes_give_new_pixels(root: Path, cache: Path) -> None:
@@ -280,7 +282,7 @@ def test_an_added_and_a_removed_file_are_noticed(root: Path, cache: Path) -> Non
     assert found.pixels.mean(axis=(1, 2, 3)).tolist() == [20, 30, 40]
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".json"])
+@pytest.mark.parametrize("suffix", [".pixels.npy", ".greys.npy", ".looks.npy", ".json"])
 def test_a_damaged_cache_is_decoded_anew(root: Path, cache: Path, suffix: str) -> None:
     load(root, cache)
     (stored,) = cache.glob(f"*{suffix}")

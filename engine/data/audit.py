@@ -1,36 +1,40 @@
 """What each hospital holds and what is wrong with it, as findings that people can read."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from engine.config import Federation
+from engine.data.duplicate_findings import copy_findings, exact_copies, extra_copies, look_alike_findings
+from engine.data.findings import Finding, Severity, count
 from engine.data.hospitals import HospitalImages
 from engine.data.labels import nearest_class
+from engine.data.looks import LOOKS
+from engine.data.splits import SplitImage
 from engine.errors import DataError
 
-Severity = Literal["error", "warning", "note"]
 
-
-class Finding(BaseModel):
-    """One thing found. An error stops a training; a warning belongs beside every figure; a note is for the record."""
+class Range(BaseModel):
+    """5th percentile, median and 95th percentile over a hospital's images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    severity: Severity
-    kind: str
-    hospital: str | None
-    sentence: str
-    paths: tuple[str, ...] = ()
+    low: float
+    median: float
+    high: float
 
 
 class HospitalCounts(BaseModel):
+    """`looks` has the measures of `engine.data.looks`, in their units; empty where there is no image."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
     n_images: int
     class_counts: dict[str, int]
     unreadable: int
     exact_duplicates: int
+    looks: dict[str, Range] = {}
 
 
 class Audit(BaseModel):
@@ -47,17 +51,25 @@ class Audit(BaseModel):
         return [finding for finding in self.findings if finding.severity == "error"]
 
 
-def audit_federation(federation: Federation, holdings: Sequence[HospitalImages]) -> Audit:
+def audit_federation(
+    federation: Federation,
+    holdings: Sequence[HospitalImages],
+    look_alikes: Sequence[Sequence[int]] = (),
+    splits: Sequence[SplitImage] = (),
+) -> Audit:
+    """`look_alikes` are groups of positions in all hospitals' images, one hospital after the other; so are `splits`."""
+    images = [image for holding in holdings for image in holding.images]
+    copies = exact_copies(images)
     findings: list[Finding] = []
     for holding in holdings:
         findings += _folder_findings(federation, holding)
-    copies = _exact_copies(holdings)
-    findings += _duplicate_findings(federation, copies)
+    findings += copy_findings(federation, copies)
+    findings += look_alike_findings(federation, images, look_alikes, splits)
     findings += _class_findings(federation, holdings)
+    if images and all(image.patient is None for image in images):
+        sentence = "patients unknown: these figures flatter; expect a fall elsewhere"
+        findings.append(Finding(severity="warning", kind="patients-unknown", hospital=None, sentence=sentence))
     order = {"error": 0, "warning": 1, "note": 2}
-    extra_copies = Counter(
-        hospital for group in copies for hospital, n in Counter(h for h, _, _ in group).items() for _ in range(n - 1)
-    )
     return Audit(
         federation=federation.name,
         hospitals={
@@ -65,12 +77,22 @@ def audit_federation(federation: Federation, holdings: Sequence[HospitalImages])
                 n_images=len(holding.images),
                 class_counts=count_classes(federation, holding),
                 unreadable=len(holding.unreadable),
-                exact_duplicates=extra_copies[holding.hospital.id],
+                exact_duplicates=extra_copies(copies, holding.hospital.id),
+                looks=_ranges(holding),
             )
             for holding in holdings
         },
         findings=tuple(sorted(findings, key=lambda finding: order[finding.severity])),
     )
+
+
+def _ranges(holding: HospitalImages) -> dict[str, Range]:
+    if not holding.images:
+        return {}
+    low, median, high = np.percentile(holding.decoded.looks, [5, 50, 95], axis=0)
+    return {
+        name: Range(low=float(low[i]), median=float(median[i]), high=float(high[i])) for i, name in enumerate(LOOKS)
+    }
 
 
 def count_classes(federation: Federation, holding: HospitalImages) -> dict[str, int]:
@@ -114,58 +136,14 @@ def _folder_findings(federation: Federation, holding: HospitalImages) -> list[Fi
     if holding.unreadable:
         path, reason = holding.unreadable[0]
         sentence = (
-            f"{name}: {_count(len(holding.unreadable), 'image')} cannot be read and left out, e.g. {path}: {reason}"
+            f"{name}: {count(len(holding.unreadable), 'image')} cannot be read and left out, e.g. {path}: {reason}"
         )
         found.append(finding("warning", "unreadable", sentence, [path for path, _ in holding.unreadable]))
     if holding.ignored_files:
-        ignored = _count(len(holding.ignored_files), "file")
+        ignored = count(len(holding.ignored_files), "file")
         sentence = f"{name}: {ignored} ignored: outside a class folder, or no image by name"
         found.append(finding("note", "ignored-files", sentence, holding.ignored_files))
     return found
-
-
-def _exact_copies(holdings: Sequence[HospitalImages]) -> list[list[tuple[str, str, str]]]:
-    """Groups of (hospital, path, label) with the same bytes."""
-    by_hash: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-    for holding in holdings:
-        for image in holding.images:
-            by_hash[image.sha256].append((image.hospital, image.path, image.label))
-    return [group for group in by_hash.values() if len(group) > 1]
-
-
-def _duplicate_findings(federation: Federation, copies: list[list[tuple[str, str, str]]]) -> list[Finding]:
-    findings = []
-    for hospital in federation.hospital:
-        inside = [group for group in copies if sum(h == hospital.id for h, _, _ in group) > 1]
-        if inside:
-            n = sum(sum(h == hospital.id for h, _, _ in group) - 1 for group in inside)
-            sentence = (
-                f"{federation.display_name(hospital.id)}: {_count(n, 'exact copy', 'exact copies')} of other images; "
-                "copies stay on one side of the split"
-            )
-            paths = [path for group in inside for h, path, _ in group if h == hospital.id]
-            findings.append(
-                Finding(
-                    severity="warning", kind="duplicates", hospital=hospital.id, sentence=sentence, paths=tuple(paths)
-                )
-            )
-    across = [group for group in copies if len({h for h, _, _ in group}) > 1]
-    if across:
-        sentence = f"{_count(len(across), 'image')} at more than one hospital, byte for byte; copies stay on one side"
-        paths = [path for group in across for _, path, _ in group]
-        findings.append(
-            Finding(severity="warning", kind="shared-images", hospital=None, sentence=sentence, paths=tuple(paths))
-        )
-    contradicting = [group for group in copies if len({label for _, _, label in group}) > 1]
-    if contradicting:
-        sentence = f"{_count(len(contradicting), 'image')} with more than one label, byte for byte the same"
-        paths = [path for group in contradicting for _, path, _ in group]
-        findings.append(
-            Finding(
-                severity="warning", kind="contradicting-labels", hospital=None, sentence=sentence, paths=tuple(paths)
-            )
-        )
-    return findings
 
 
 def _class_findings(federation: Federation, holdings: Sequence[HospitalImages]) -> list[Finding]:
@@ -184,7 +162,3 @@ def _class_findings(federation: Federation, holdings: Sequence[HospitalImages]) 
                 Finding(severity="warning", kind="one-hospital-class", hospital=owners[0], sentence=sentence)
             )
     return findings
-
-
-def _count(n: int, one: str, many: str | None = None) -> str:
-    return f"{n:,} {one}" if n == 1 else f"{n:,} {many or one + 's'}"

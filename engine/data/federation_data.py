@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.config import Federation, data_root, require_data_root
 from engine.data.audit import Audit, audit_federation, count_classes
-from engine.data.hospitals import HospitalImages, LocalImage, default_cache, load_hospital
+from engine.data.cache import default_cache
+from engine.data.hospitals import HospitalImages, LocalImage, load_hospital
+from engine.data.near_duplicates import find_look_alikes, too_large
 from engine.data.phantoms import write_phantoms
 from engine.data.splits import SplitImage, split_images
 
@@ -68,13 +72,11 @@ def read_federation_data(
         for hospital in federation.hospital
     )
     images: Sequence[LocalImage] = [image for holding in holdings for image in holding.images]
-    return FederationData(
-        federation,
-        root,
-        holdings,
-        audit_federation(federation, holdings),
-        tuple(split_images(images, federation.split)),
-    )
+    look_alikes = find_look_alikes(np.concatenate([holding.decoded.greys for holding in holdings]))
+    kept_together = [rows for rows in look_alikes if not too_large(len(rows), len(images))]
+    splits = split_images(images, federation.split, kept_together)
+    audit = audit_federation(federation, holdings, look_alikes, splits)
+    return FederationData(federation, root, holdings, audit, tuple(splits))
 
 
 def _named(what: str, on_progress: OnProgress | None) -> Callable[[int, int], None] | None:

@@ -4,21 +4,15 @@ Only what can be used becomes an image; everything else is kept by name for the 
 """
 
 import hashlib
-import json
-import os
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from engine.config import Federation, Hospital
-from engine.data.images import FIT_RULE, IMAGE_SUFFIXES, Pixels, fit, read_image
+from engine.data.cache import Decoded, Progress, decode_images
+from engine.data.images import IMAGE_SUFFIXES, Pixels
 from engine.data.labels import match_label
-from engine.errors import DataError, ImageError
-
-Progress = Callable[[int, int], None]
+from engine.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -34,16 +28,24 @@ class LocalImage:
 
 @dataclass(frozen=True)
 class HospitalImages:
-    """What one hospital holds. `pixels[i]` (uint8, side x side x channels) belongs to `images[i]`."""
+    """What one hospital holds. Row i of the decoded arrays belongs to `images[i]`."""
 
     hospital: Hospital
     images: tuple[LocalImage, ...]
-    pixels: Pixels
-    unreadable: tuple[tuple[str, str], ...]  # path, reason
+    decoded: Decoded
     unmatched_folders: tuple[str, ...]
     empty_folders: tuple[str, ...]
     ignored_files: tuple[str, ...]
     folder_missing: bool
+
+    @property
+    def pixels(self) -> Pixels:
+        return self.decoded.pixels
+
+    @property
+    def unreadable(self) -> tuple[tuple[str, str], ...]:
+        """Path and reason of the files that were left out."""
+        return tuple(self.decoded.unreadable.items())
 
 
 def load_hospital(
@@ -52,8 +54,9 @@ def load_hospital(
     """Scan one hospital's folder and decode its images, from the cache where the same bytes were decoded before."""
     folder = root / hospital.folder
     if not folder.is_dir():
-        side, channels = federation.model.image_size_px, 3 if federation.model.colour else 1
-        return HospitalImages(hospital, (), np.zeros((0, side, side, channels), np.uint8), (), (), (), (), True)
+        model = federation.model
+        nothing = decode_images(root, [], side_px=model.image_size_px, colour=model.colour, cache=cache)
+        return HospitalImages(hospital, (), nothing, (), (), (), folder_missing=True)
     found: list[LocalImage] = []
     unmatched: list[str] = []
     empty: list[str] = []
@@ -74,10 +77,22 @@ def load_hospital(
             found.append(LocalImage(hospital.id, relative, label, _hash_file(file), patient))
         if len(found) == before:
             empty.append(class_folder.name)
-    pixels, unreadable = _decode_cached(found, federation, root, cache, progress)
-    images = tuple(image for image in found if image.path not in unreadable)
+    decoded = decode_images(
+        root,
+        [(image.path, image.sha256) for image in found],
+        side_px=federation.model.image_size_px,
+        colour=federation.model.colour,
+        cache=cache,
+        progress=progress,
+    )
     return HospitalImages(
-        hospital, images, pixels, tuple(unreadable.items()), tuple(unmatched), tuple(empty), tuple(ignored), False
+        hospital=hospital,
+        images=tuple(image for image in found if image.path not in decoded.unreadable),
+        decoded=decoded,
+        unmatched_folders=tuple(unmatched),
+        empty_folders=tuple(empty),
+        ignored_files=tuple(ignored),
+        folder_missing=False,
     )
 
 
@@ -86,61 +101,9 @@ def patient_of(path: str, pattern: str | None) -> str | None:
     return match.group(1) if match else None
 
 
-def default_cache() -> Path:
-    """Beside the data owner's other caches; holds decoded patient images, hence for the owner alone."""
-    base = os.environ.get("CONSILIUM_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(base) if base else Path(home) / "consilium") / "images"
-
-
 def _hash_file(file: Path) -> str:
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{file}: {error.strerror or error}; mend the file's permissions or take it away") from None
-
-
-def _decode_cached(
-    images: Iterable[LocalImage], federation: Federation, root: Path, cache: Path, progress: Progress | None
-) -> tuple[Pixels, dict[str, str]]:
-    """Pixels of the readable images in order, and path -> reason of the others. Keyed by content, not by date."""
-    images = list(images)
-    model = federation.model
-    key = hashlib.sha256(
-        json.dumps([FIT_RULE, model.image_size_px, model.colour, [(i.path, i.sha256) for i in images]]).encode()
-    ).hexdigest()[:32]
-    pixel_file, index_file = cache / f"{key}.npy", cache / f"{key}.json"
-    unreadable: dict[str, str]
-    try:  # the index is written last: it vouches for the pixels
-        unreadable = json.loads(index_file.read_text(encoding="utf-8"))["unreadable"]
-        kept: Pixels = np.load(pixel_file, mmap_mode="r", allow_pickle=False)
-        if len(kept) + len(unreadable) == len(images):
-            return kept, unreadable
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        pass  # not there, or damaged: decode anew
-    unreadable = {}
-    decoded: list[Pixels] = []
-    for number, image in enumerate(images, start=1):
-        try:
-            decoded.append(fit(read_image(root / image.path, colour=model.colour), model.image_size_px))
-        except ImageError as error:
-            unreadable[image.path] = str(error)
-        if progress:
-            progress(number, len(images))
-    side, channels = model.image_size_px, 3 if model.colour else 1
-    pixels = np.stack(decoded) if decoded else np.zeros((0, side, side, channels), np.uint8)
-    try:
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        cache.chmod(0o700)
-        partial = pixel_file.with_suffix(f".{os.getpid()}.partial.npy")
-        np.save(partial, pixels, allow_pickle=False)
-        partial.replace(pixel_file)
-        index_partial = index_file.with_suffix(f".{os.getpid()}.partial")
-        index_partial.write_text(json.dumps({"unreadable": unreadable}), encoding="utf-8")
-        index_partial.replace(index_file)
-    except OSError as error:
-        raise DataError(
-            f"{cache}: cannot keep decoded images: {error.strerror or error}; set CONSILIUM_CACHE to a folder with room"
-        ) from None
-    return pixels, unreadable

@@ -1,6 +1,7 @@
 """Who trains, who validates, who tests. Nobody is lost, and what belongs together stays on one side.
 
-A group is all images of one patient together with every exact copy of any of them, across hospitals too.
+A group is all images of one patient together with every exact copy of any of them, across hospitals too. Where the
+patient is unknown, images that look alike belong together as well: they may well show one patient.
 """
 
 import hashlib
@@ -23,14 +24,16 @@ class SplitImage:
     group: str
 
 
-def split_images(images: Sequence[LocalImage], config: SplitConfig) -> list[SplitImage]:
+def split_images(
+    images: Sequence[LocalImage], config: SplitConfig, look_alikes: Iterable[Sequence[int]] = ()
+) -> list[SplitImage]:
     """Deal every image to train, validation or test, in the order given.
 
     Groups are dealt one stratum (hospital x class) after another, in an order that depends on the seed and the
     group's own content alone; each goes where the stratum still lacks most. So a file added to one stratum leaves
-    the others as they were.
+    the others as they were. `look_alikes` are groups of positions in `images`.
     """
-    groups = group_images(images)
+    groups = group_images(images, look_alikes)
     strata: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, members in groups.items():
         # A group's home is where most of it lies (ties: by name), so that one stratum alone deals it.
@@ -51,9 +54,13 @@ def split_images(images: Sequence[LocalImage], config: SplitConfig) -> list[Spli
     ]
 
 
-def group_images(images: Iterable[LocalImage]) -> dict[str, list[LocalImage]]:
-    """Connected images under "same patient" and "same bytes"; the name is the smallest hash among the members."""
-    images = list(images)
+def group_images(
+    images: Sequence[LocalImage], look_alikes: Iterable[Sequence[int]] = ()
+) -> dict[str, list[LocalImage]]:
+    """Connected images under "same patient", "same bytes" and, where the patient is unknown, "look alike".
+
+    The name is the smallest hash among the members.
+    """
     parent = list(range(len(images)))
 
     def find(index: int) -> int:
@@ -69,6 +76,10 @@ def group_images(images: Iterable[LocalImage]) -> dict[str, list[LocalImage]]:
             ties.append(("patient", image.hospital, image.patient))
         for tie in ties:
             parent[find(index)] = find(first_with.setdefault(tie, index))
+    for rows in look_alikes:
+        unknown = [index for index in rows if images[index].patient is None]
+        for index in unknown[1:]:
+            parent[find(index)] = find(unknown[0])
     members: dict[int, list[LocalImage]] = defaultdict(list)
     for index, image in enumerate(images):
         members[find(index)].append(image)
