@@ -39,6 +39,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Consilium's training engine."
 )
 screen = Console(stderr=True)
+ENGINE_ONLY = {"torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock"}
 
 FederationFile = Annotated[Path, typer.Argument(metavar="FEDERATION", help="A federation file, federations/NAME.toml")]
 DataFolder = Annotated[
@@ -65,11 +66,11 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in {"torch", "torchvision", "safetensors", "onnx", "filelock"}:
+        if (error.name or "").partition(".")[0] not in ENGINE_ONLY:
             raise
         state = "is not installed" if isinstance(error, ModuleNotFoundError) else "cannot be imported"
         _fail(
-            f"{error.name} {state}: this command trains or converts models; run: pip install -r requirements-engine.txt"
+            f"{error.name} {state}: this command needs the training engine; run: pip install -r requirements-engine.txt"
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.cli import main
+from engine.cli import ENGINE_ONLY, main
 from engine.results.files import read_json
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -33,13 +33,13 @@ id = "north"
 name = "North"
 folder = "north"
 """
-NO_ENGINE = """\
+NO_ENGINE = f"""\
 import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "torchvision", "safetensors", "onnx", "flwr"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if name.partition(".")[0] in {ENGINE_ONLY!r}:
+            raise ModuleNotFoundError("No module named " + name, name=name)
 
 sys.meta_path.insert(0, Absent())
 """
@@ -498,8 +498,10 @@ def test_runs_needs_no_torch(bare: Command, artifacts: Path) -> None:
     assert "run-001" in bare("runs", "--artifacts", artifacts).success
 
 
-def test_audit_needs_no_torch(bare: Command, phantom_root: Path) -> None:
-    assert "Phantom North (simulated)" in bare("audit", PHANTOMS, "--data", phantom_root).success
+def test_auditing_without_the_engine_says_what_to_install(bare: Command, phantom_root: Path) -> None:
+    error = bare("audit", PHANTOMS, "--data", phantom_root).error
+    assert "imagehash is not installed" in error
+    assert "pip install -r requirements-engine.txt" in error
 
 
 def test_training_without_torch_says_what_to_install(bare: Command, phantom_root: Path, tmp_path: Path) -> None:

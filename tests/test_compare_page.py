@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from engine.cli import ENGINE_ONLY
 from engine.config import Federation
 from engine.inference.panel import Opinion
 from engine.results.published import current_version
@@ -262,9 +263,10 @@ def test_a_damaged_version_is_refused_in_one_sentence(serve: Any, damaged: Path)
 
 def test_home_and_compare_need_no_torch(phantom_version: Path, tmp_path: Path) -> None:
     """In a process of its own where importing torch fails, an example is read from start to end."""
-    script = """
+    script = f"""
 import sys
-sys.modules["torch"] = sys.modules["torchvision"] = None
+for name in {ENGINE_ONLY!r}:
+    sys.modules[name] = None
 from streamlit.testing.v1 import AppTest
 assert not AppTest.from_file("app.py", default_timeout=60).run().exception
 page = AppTest.from_file("pages/4_Compare.py", default_timeout=60).run()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from engine.cli import ENGINE_ONLY
 from engine.results.run_folder import Progress, now
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -235,7 +236,7 @@ def test_pages_need_no_torch(artifacts: Path, phantom_run: Path) -> None:
 import sys
 class NoTorch:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision", "flwr", "safetensors"):
+        if name.split(".")[0] in {ENGINE_ONLY!r}:
             raise ImportError(name + " is not there")
 sys.meta_path.insert(0, NoTorch())
 from streamlit.testing.v1 import AppTest

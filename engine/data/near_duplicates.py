@@ -6,7 +6,6 @@ chain hundreds of unlike slices into one group.
 
 from collections.abc import Iterator
 
-import imagehash
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -73,5 +72,7 @@ def _correlations(
 
 def _hash(grey: Pixels) -> int:
     """64-bit perceptual hash (discrete cosine transform)."""
+    import imagehash  # here, because the dashboard reads audits and has no need of scipy
+
     bits = imagehash.phash(Image.fromarray(grey)).hash.flatten()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
