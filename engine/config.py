@@ -133,6 +133,7 @@ class Federation(_Frozen):
     name: str = Field(min_length=1)
     data: Identifier
     classes: tuple[str, ...] = Field(min_length=2)
+    positive: str | None = Field(None, description="of two classes the one that must not be missed; default the last")
     intended_input: str = Field(min_length=1)
     simulated: str = ""
     synthetic: str = ""
@@ -157,6 +158,8 @@ class Federation(_Frozen):
                     raise ValueError(
                         f"hospital {hospital.id}: alias '{folder}' means '{label}', which is not among the classes"
                     )
+        if self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes):
+            raise ValueError(f"positive: '{self.positive}' must be one of exactly two classes")
         if self.training.min_hospitals > len(self.hospital):
             raise ValueError(
                 f"training.min_hospitals is {self.training.min_hospitals}, but there are {len(self.hospital)} hospitals"
@@ -173,6 +176,11 @@ class Federation(_Frozen):
             for folder, label in hospital.aliases.items():
                 meanings.setdefault(normalise(folder), set()).add(label)
         return {folder: label for folder, label in merged.items() if len(meanings[normalise(folder)]) == 1}
+
+    @property
+    def positive_class(self) -> str | None:
+        """Of two classes the disease, for sensitivity and specificity; None where there are more classes."""
+        return (self.positive or self.classes[-1]) if len(self.classes) == 2 else None
 
     def display_name(self, hospital_id: str) -> str:
         """The name people see; says "(simulated)" wherever the federation is one."""

@@ -3,21 +3,22 @@
 import streamlit as st
 
 from engine.errors import ConsiliumError
+from ui.findings import caveats
 from ui.frame import draw_frame, show_federation
-from ui.loaders import load_evaluation
+from ui.loaders import load_audit, load_evaluation
 from ui.matrices import (
     SCORES,
     answer_sentence,
     column_name,
     confusion_figure,
     hospital_columns,
-    images_in,
+    matrix_caption,
     score_matrix,
 )
 from ui.palette import model_name, model_order
 from ui.selection import select_run, stop_with
 from ui.tables import per_class_table, scores_sentence
-from ui.words import count, percent
+from ui.words import count
 
 STILL = {"displayModeBar": False}
 DARK = st.context.theme.type == "dark"
@@ -27,7 +28,8 @@ run = select_run()
 try:
     federation = run.federation
     show_federation(federation)
-    splits = load_evaluation(run)
+    evaluation, audit = load_evaluation(run), load_audit(run)
+    splits = evaluation["splits"]
 except ConsiliumError as error:
     stop_with(error)
 
@@ -44,12 +46,10 @@ with st.container(horizontal=True):
 cells = splits[split]
 answer.markdown(answer_sentence(cells, federation, metric, split))
 st.plotly_chart(score_matrix(cells, federation, metric, dark=DARK), config=STILL, key="matrix")
-n_all = images_in(cells, "all")
-st.caption(
-    "Rows are models, columns the images they are scored on; the best of each column is bold. "
-    f"One image is {percent(1 / n_all)} of the accuracy on all {n_all:,} images, so small differences mean little."
-    + (" Validation images chose the round of each model, so these figures flatter." if split == "validation" else "")
-)
+st.caption(matrix_caption(cells, split))
+lead = cells[model_order(federation, list(cells))[0]]["all"]
+for caveat in caveats(audit, lead, evaluation.get("shared_classes", [])):
+    st.caption(f":material/warning: {caveat}")
 
 st.subheader("One model, one hospital", anchor=False)
 with st.container(horizontal=True):
@@ -75,5 +75,5 @@ left.plotly_chart(
 left.caption(
     f"{count(chosen['n_images'], f'{split} image')}. Numbers are images, colour is the share of the true class."
 )
-right.table(per_class_table(chosen["per_class"]), border="horizontal", hide_index=True)
+right.table(per_class_table(chosen), border="horizontal", hide_index=True)
 right.caption(scores_sentence(chosen))

@@ -12,7 +12,7 @@ from engine.results.rounds import Fit, RoundLine, Validation
 from engine.results.run_folder import Progress
 from ui.class_mix import class_mix_figure
 from ui.curves import best_rows, hospital_curves, model_curves, value_floor
-from ui.findings import findings_for, holdings_sentence
+from ui.findings import caveats, findings_for, holdings_sentence
 from ui.live import describe, seconds_left
 from ui.loaders import rounds_table, split_counts
 from ui.map import LARGEST_PX, SMALLEST_PX, hospital_map, radius_px
@@ -27,10 +27,12 @@ from ui.tables import (
     matching,
     per_class_table,
     runs_table,
+    scores_sentence,
     scores_table,
     settings,
     when,
 )
+from ui.words import percent, score_text
 
 NORTH = Hospital(id="north", name="North", folder="n", location=Location(place="Oslo", latitude=59.9, longitude=10.7))
 SOUTH = Hospital(id="south", name="South `${1}` <b>", folder="s", specialty="oncology")
@@ -167,6 +169,28 @@ def test_answer_sentence(federation: Federation) -> None:
     assert answer_sentence({}, federation, "ece", "test") == "This run has no test images."
 
 
+def test_scores_carry_their_interval_and_two_classes_lead_with_what_was_missed() -> None:
+    cell = {**metrics(0.8), "intervals": {"accuracy": [0.712, 0.868]}}
+    assert score_text(cell, "accuracy") == "80.0% (71.2-86.8)"
+    assert score_text(cell, "ece") == percent(cell["ece"])
+    two = {**cell, "missed": 3, "false_alarms": 1, "sensitivity": 0.9, "specificity": 0.75}
+    assert scores_sentence(two).startswith("3 missed cases and 1 false alarm: sensitivity 90.0%, specificity 75.0%.")
+    assert "missed" not in scores_sentence(cell)
+
+
+def test_caveats_name_unknown_patients_and_the_class_of_one_hospital() -> None:
+    findings = [
+        Finding(severity="warning", kind=kind, hospital=None, sentence=f"{kind} it is")
+        for kind in ("duplicates", "one-hospital-class", "patients-unknown")
+    ]
+    audit = Audit(federation="x", hospitals={}, findings=tuple(findings))
+    assert caveats(audit, {"macro_f1_shared": 0.9, "intervals": {}}, ["a", "b"]) == [
+        "One-hospital-class it is. Over the classes that several hospitals hold (a and b), macro-F1 is 90.0%.",
+        "Patients-unknown it is.",
+    ]
+    assert caveats(audit.model_copy(update={"findings": ()}), {"macro_f1_shared": 0.9}, ["a"]) == []
+
+
 def test_confusion_is_coloured_by_row_and_says_counts() -> None:
     figure = confusion_figure([[3, 1], [0, 0]], ["a", "b"])
     heat = figure.data[0]
@@ -179,11 +203,17 @@ def test_confusion_is_coloured_by_row_and_says_counts() -> None:
 def test_a_class_without_images_has_a_dash() -> None:
     scores = {"precision": 0.0, "recall": 0.0, "f1": 0.0}
     table = per_class_table(
-        {"a": {"precision": 0.5, "recall": 1.0, "f1": 2 / 3, "support": 1200}, "b": {**scores, "support": 0}}
+        {
+            "per_class": {
+                "a": {"precision": 0.5, "recall": 1.0, "f1": 2 / 3, "support": 1200},
+                "b": {**scores, "support": 0},
+            },
+            "auc": {"a": 0.91234, "b": None},
+        }
     )
     assert table.to_numpy().tolist() == [
-        ["a", "50.0%", "100.0%", "66.7%", "1,200"],
-        ["b", "\u2013", "\u2013", "\u2013", "0"],
+        ["a", "50.0%", "100.0%", "66.7%", "0.912", "1,200"],
+        ["b", "\u2013", "\u2013", "\u2013", "\u2013", "0"],
     ]
 
 

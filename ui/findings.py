@@ -1,11 +1,13 @@
 """What the audit found, as sentences with a severity, and what a federation holds in one sentence."""
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
 from engine.config import Federation
 from engine.data.audit import Audit, Finding
-from ui.words import count, join_words
+from ui.words import count, join_words, percent
 
 BADGES = {
     "error": ("red", ":material/error:"),
@@ -31,6 +33,22 @@ def holdings_sentence(federation: Federation, hospitals: pd.DataFrame, splits: p
     for classes, names in lacking.items():
         sentence += f" {join_words(names)} {'holds' if len(names) == 1 else 'hold'} no {classes}."
     return sentence
+
+
+def caveats(audit: Audit, federated: dict[str, Any], shared_classes: list[str]) -> list[str]:
+    """What a reader of scores must know of the data, from the audit; `federated` is that model's cell on all images."""
+    said = []
+    for finding in audit.findings:
+        if finding.kind not in ("one-hospital-class", "patients-unknown"):
+            continue
+        sentence = f"{finding.sentence[0].upper()}{finding.sentence[1:]}."
+        if finding.kind == "one-hospital-class" and "macro_f1_shared" in federated and len(shared_classes) > 1:
+            share = percent(federated["macro_f1_shared"])
+            sentence += (
+                f" Over the classes that several hospitals hold ({join_words(shared_classes)}), macro-F1 is {share}."
+            )
+        said.append(sentence)
+    return said
 
 
 def findings_for(audit: Audit, hospital: str) -> tuple[list[Finding], list[Finding]]:

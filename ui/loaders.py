@@ -22,7 +22,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def load_evaluation(run: Run) -> dict[str, Any]:
-    """`evaluation.json`'s splits: {split: {model: {hospital id or "all": metrics}}}."""
+    """`evaluation.json`: "splits" is {split: {model: {hospital id or "all": cell}}}."""
     return _evaluation(str(run.folder), _stamp(run, "evaluation.json"))
 
 
@@ -102,9 +102,7 @@ def _stamp(run: Run, file: str) -> str:
 
 @st.cache_data(max_entries=20, show_spinner=False)
 def _evaluation(folder: str, stamp: str) -> dict[str, Any]:
-    content = _known_schema(Run(Path(folder)), "evaluation.json")
-    splits: dict[str, Any] = content["splits"]
-    return splits
+    return _known_schema(Run(Path(folder)), "evaluation.json")
 
 
 @st.cache_data(max_entries=20, show_spinner=False)

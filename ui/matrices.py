@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from engine.config import Federation
 from engine.results.rounds import ALL
 from ui.palette import model_name, model_order
-from ui.words import percent
+from ui.words import percent, score_text
 
 SCORES = {
     "macro_f1": "Macro-F1",
@@ -49,7 +49,11 @@ def score_matrix(cells: Cells, federation: Federation, metric: str, *, dark: boo
     heads = [column_name(federation, hospital) for hospital in columns]
     counts = [images_in(cells, hospital) for hospital in columns]
     hover = [
-        [f"{name}<br>on images of {head}, n = {n:,}" for head, n in zip(heads, counts, strict=True)] for name in names
+        [
+            f"{name}<br>on images of {head}, n = {n:,}<br>{_hover_score(cells[model].get(column), metric)}"
+            for column, head, n in zip(columns, heads, counts, strict=True)
+        ]
+        for model, name in zip(models, names, strict=True)
     ]
     figure = go.Figure(
         go.Heatmap(
@@ -63,7 +67,7 @@ def score_matrix(cells: Cells, federation: Federation, metric: str, *, dark: boo
             showscale=False,
             xgap=3,
             ygap=3,
-            hovertemplate=f"%{{customdata}}<br>{SCORES[metric]} %{{z:.1%}}<extra></extra>",
+            hovertemplate="%{customdata}<extra></extra>",
         )
     )
     shades = 1 - values / top_value if lower_is_better else values
@@ -108,17 +112,27 @@ def answer_sentence(cells: Cells, federation: Federation, metric: str, split: st
     n_images = next(iter(scored.values()))["n_images"]
     parts = []
     if "global" in scored:
-        parts.append(f"the federated model reaches **{percent(scored['global'][metric])}**")
+        parts.append(f"the federated model reaches **{score_text(scored['global'], metric)}**")
     local = {model: values[metric] for model, values in scored.items() if model.startswith("local/")}
     if local:
         top = better(local, key=lambda model: local[model])
         one = "the hospital alone" if len(local) == 1 else f"the best of {len(local)} hospitals alone"
-        parts.append(f"{one} ({model_name(federation, top)}) {percent(local[top])}")
+        parts.append(f"{one} ({model_name(federation, top)}) {score_text(scored[top], metric)}")
     if "central" in scored:
-        parts.append(f"pooling all images {percent(scored['central'][metric])}")
+        parts.append(f"pooling all images {score_text(scored['central'], metric)}")
     hint = " (lower is better)" if metric == "ece" else ""
     name = SCORES[metric] if metric == "macro_f1" else SCORES[metric].lower()
     return f"On all {n_images:,} {split} images, by {name}{hint}: {', '.join(parts)}."
+
+
+def matrix_caption(cells: Cells, split: str) -> str:
+    n_images = images_in(cells, ALL)
+    flatter = " Validation images chose the round of each model, so these figures flatter."
+    return (
+        "Rows are models, columns the images they are scored on; the best of each column is bold. Brackets hold 95% "
+        f"intervals. One image is {percent(1 / n_images)} of the accuracy on all {n_images:,} images, so small "
+        f"differences mean little.{flatter if split == 'validation' else ''}"
+    )
 
 
 def _write_cells(figure: go.Figure, text: list[list[str]], shades: np.ndarray, *, dark: bool) -> None:
@@ -137,6 +151,10 @@ def _write_cells(figure: go.Figure, text: list[list[str]], shades: np.ndarray, *
             hoverinfo="skip",
             showlegend=False,
         )
+
+
+def _hover_score(cell: dict[str, Any] | None, metric: str) -> str:
+    return "no images" if cell is None else f"{SCORES[metric]} {score_text(cell, metric)}"
 
 
 def _cell(value: float, *, is_best: bool) -> str:

@@ -83,7 +83,7 @@ def draw_comparison(run: Run, others: Sequence[RunEntry]) -> None:
 
 
 def _draw_scores(run: Run, other: Run) -> None:
-    mine, theirs = load_evaluation(run).get("test", {}), load_evaluation(other).get("test", {})
+    mine, theirs = (load_evaluation(one)["splits"].get("test", {}) for one in (run, other))
     n_mine, n_theirs = images_in(mine, ALL), images_in(theirs, ALL)
     st.markdown(f"All test images: n = {n_mine:,} for {run.name}, n = {n_theirs:,} for {other.name}.")
     if not _same_images(run, other):

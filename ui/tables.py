@@ -9,26 +9,33 @@ from engine.config import Federation
 from engine.results.run_folder import FileEntry
 from ui.palette import model_name, model_order
 from ui.run_index import RunEntry
-from ui.words import format_bytes, percent
+from ui.words import count, format_bytes, percent, score_text
 
 DASH = "\u2013"
 
 
-def per_class_table(per_class: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Precision, recall and F1 by class; a class without images has no score, so a dash stands there."""
+def per_class_table(cell: dict[str, Any]) -> pd.DataFrame:
+    """Precision, recall, F1 and AUC by class; a class without images has no score, so a dash stands there."""
     rows = []
-    for label, values in per_class.items():
+    for label, values in cell["per_class"].items():
         scores = [percent(values[key]) if values["support"] else DASH for key in ("precision", "recall", "f1")]
-        rows.append([label, *scores, f"{values['support']:,}"])
-    return pd.DataFrame(rows, columns=["Class", "Precision", "Recall", "F1", "n"])
+        area = cell.get("auc", {}).get(label)
+        rows.append([label, *scores, DASH if area is None else f"{area:.3f}", f"{values['support']:,}"])
+    return pd.DataFrame(rows, columns=["Class", "Precision", "Recall", "F1", "AUC", "n"])
 
 
 def scores_sentence(values: dict[str, Any]) -> str:
     """All scores of one cell with its n, and what the two less known ones mean."""
-    return (
-        f"Macro-F1 {percent(values['macro_f1'])}, balanced accuracy {percent(values['balanced_accuracy'])}, "
-        f"accuracy {percent(values['accuracy'])}, calibration error {percent(values['ece'])} (mean gap between how "
-        f"sure the model is and how often it is right); n = {values['n_images']:,}. "
+    lead = ""
+    if values.get("sensitivity") is not None and values.get("specificity") is not None:
+        lead = (
+            f"{count(values['missed'], 'missed case')} and {count(values['false_alarms'], 'false alarm')}: "
+            f"sensitivity {percent(values['sensitivity'])}, specificity {percent(values['specificity'])}. "
+        )
+    return lead + (
+        f"Macro-F1 {score_text(values, 'macro_f1')}, balanced accuracy {score_text(values, 'balanced_accuracy')}, "
+        f"accuracy {score_text(values, 'accuracy')}, calibration error {score_text(values, 'ece')} (mean gap between "
+        f"how sure the model is and how often it is right); n = {values['n_images']:,}. In brackets: 95% intervals. "
         "A class without images has no score."
     )
 

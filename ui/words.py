@@ -1,6 +1,7 @@
 """Numbers and lists as people read them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -12,6 +13,15 @@ def percent(fraction: float, digits: int = 1) -> str:
     if 100 - smallest / 2 <= value < 100:
         return f">{100 - smallest:.{digits}f}%"
     return f"{value:.{digits}f}%"
+
+
+def score_text(cell: Mapping[str, Any], metric: str) -> str:
+    """A score with its 95% interval, where the run recorded one: "94.2% (91.1-96.4)"."""
+    interval = cell.get("intervals", {}).get(metric)
+    if interval is None:
+        return percent(cell[metric])
+    low, high = (f"{100 * end:.1f}" for end in interval)
+    return f"{percent(cell[metric])} ({low}-{high})"
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

@@ -1,5 +1,6 @@
 """All hospitals of a federation, read, audited and split: what training, publishing and the audit start from."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,13 @@ def read_federation_data(
     splits = split_images(images, federation.split, kept_together)
     audit = audit_federation(federation, holdings, look_alikes, splits)
     return FederationData(federation, root, holdings, audit, tuple(splits))
+
+
+def shared_classes(data: FederationData) -> list[str]:
+    """Classes that two hospitals or more hold; of the others a model may have learned the hospital."""
+    counts = [holding.class_counts.items() for holding in data.audit.hospitals.values()]
+    owners = Counter(label for hospital in counts for label, n_images in hospital if n_images)
+    return [label for label in data.federation.classes if owners[label] > 1]
 
 
 def _named(what: str, on_progress: OnProgress | None) -> Callable[[int, int], None] | None:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from engine.config import Federation
 from engine.data.audit import require_trainable
-from engine.data.federation_data import FederationData
+from engine.data.federation_data import FederationData, shared_classes
 from engine.data.splits import Part
 from engine.errors import RunError
 from engine.federation.arms import ModelPlan, image_sets, plan_models
@@ -156,7 +156,13 @@ def _write_results(
         ),
     }
     write_json(run.folder / "communication.json", traffic)
-    write_json(run.folder / "evaluation.json", evaluate_predictions(predictions, data.federation.classes))
+    evaluation = evaluate_predictions(
+        predictions,
+        data.federation.classes,
+        shared_classes=shared_classes(data),
+        positive=data.federation.positive_class,
+    )
+    write_json(run.folder / "evaluation.json", evaluation)
 
 
 def _predict(model: str, part: Part, data: FederationData, network: Network, device: torch.device) -> pd.DataFrame:

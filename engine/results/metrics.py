@@ -1,5 +1,6 @@
 """Scores of a classifier from logits and labels. Plain numpy, so the dashboard needs no scikit-learn."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,11 @@ def per_class_scores(matrix: Integers) -> dict[str, Floats]:
     return {"precision": precision, "recall": recall, "f1": f1}
 
 
-def macro_f1(matrix: Integers) -> float:
-    """Mean F1 over the classes that have images; 0 without images."""
+def macro_f1(matrix: Integers, only: Sequence[int] | None = None) -> float:
+    """Mean F1 over the classes that have images (and are in `only`, if given); 0 without images."""
     present = matrix.sum(axis=1) > 0
+    if only is not None:
+        present &= np.isin(np.arange(len(matrix)), only)
     return float(per_class_scores(matrix)["f1"][present].mean()) if present.any() else 0.0
 
 

@@ -1,0 +1,108 @@
+"""95% intervals of a classifier's scores: percentile bootstrap over groups (patients, where they are known).
+
+Whole groups are drawn with replacement, because images of one patient are not independent. Every replicate is a
+vector of weights, one per group, so all replicates are computed at once from per-group sums.
+
+Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.results.metrics import ECE_BINS, Floats, Integers, softmax
+
+REPLICATES = 1000
+LEVEL = 95
+CHUNK = 100
+
+Doubles = npt.NDArray[np.float64]
+
+
+def bootstrap_intervals(
+    logits: Floats, labels: Integers, groups: Sequence[str], classes: Sequence[str], *, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Low and high end of accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1, ece and auc/<class>.
+
+    Classes without images in a replicate stay out of its means, and replicates in which a score cannot be computed
+    (an AUC of one class alone) out of its interval. Seeded: the same predictions give the same interval.
+    """
+    names, group_of = np.unique(np.asarray(groups), return_inverse=True)
+    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), REPLICATES)
+    probabilities = softmax(logits)
+    samples = _confusion_scores(probabilities, labels, group_of, weights, len(classes))
+    samples["ece"] = _ece_samples(probabilities, labels, group_of, weights)
+    per_image = weights[:, group_of].astype(np.float64)
+    for index, label in enumerate(classes):
+        samples[f"auc/{label}"] = weighted_auc(probabilities[:, index], labels == index, per_image)
+    intervals = {}
+    for name, values in samples.items():
+        usable = values[np.isfinite(values)]
+        if len(usable):
+            low, high = np.percentile(usable, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+            intervals[name] = (float(low), float(high))
+    return intervals
+
+
+def weighted_auc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Doubles) -> Doubles:
+    """Area under the ROC curve for each row of `weights` (replicates, images); ties count half; NaN if undefined."""
+    levels, level_of = np.unique(scores, return_inverse=True)
+    areas = [np.zeros(0)]
+    for start in range(0, len(weights), CHUNK):
+        rows = weights[start : start + CHUNK]
+        hits = _sum_by(level_of[positive], rows[:, positive], len(levels))
+        misses = _sum_by(level_of[~positive], rows[:, ~positive], len(levels))
+        below = np.cumsum(misses, axis=1) - misses
+        pairs = hits.sum(axis=1) * misses.sum(axis=1)
+        won = (hits * (below + misses / 2)).sum(axis=1)
+        areas.append(np.divide(won, pairs, out=np.full(len(rows), np.nan), where=pairs > 0))
+    return np.concatenate(areas)
+
+
+def _confusion_scores(
+    probabilities: Floats, labels: Integers, group_of: Integers, weights: Integers, n_classes: int
+) -> dict[str, Doubles]:
+    predicted = probabilities.argmax(axis=1)
+    per_group = np.zeros((weights.shape[1], n_classes, n_classes))
+    np.add.at(per_group, (group_of, labels, predicted), 1)
+    matrices = np.tensordot(weights, per_group, axes=1)
+    hits = np.diagonal(matrices, axis1=1, axis2=2)
+    support, called = matrices.sum(axis=2), matrices.sum(axis=1)
+    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
+    recall = np.divide(hits, support, out=np.zeros_like(hits), where=support > 0)
+    f1 = np.divide(2 * hits, support + called, out=np.zeros_like(hits), where=support + called > 0)
+    present = support > 0
+
+    def macro(values: Doubles) -> Doubles:
+        mean: Doubles = np.where(present, values, 0).sum(axis=1) / present.sum(axis=1)
+        return mean
+
+    return {
+        "accuracy": hits.sum(axis=1) / support.sum(axis=1),
+        "balanced_accuracy": macro(recall),
+        "macro_precision": macro(precision),
+        "macro_recall": macro(recall),
+        "macro_f1": macro(f1),
+    }
+
+
+def _ece_samples(probabilities: Floats, labels: Integers, group_of: Integers, weights: Integers) -> Doubles:
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = np.zeros((weights.shape[1], ECE_BINS))
+    np.add.at(gaps, (group_of, bins), correct - confidence)
+    sizes = weights @ np.bincount(group_of, minlength=weights.shape[1])
+    result: Doubles = np.abs(weights @ gaps).sum(axis=1) / sizes
+    return result
+
+
+def _sum_by(index: Integers, values: Doubles, n: int) -> Doubles:
+    """Columns of `values` added up by `index`."""
+    out = np.zeros((len(values), n))
+    order = np.argsort(index, kind="stable")
+    if len(order):
+        starts = np.flatnonzero(np.r_[True, np.diff(index[order]) > 0])
+        out[:, index[order][starts]] = np.add.reduceat(values[:, order], starts, axis=1)
+    return out
