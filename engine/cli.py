@@ -171,7 +171,9 @@ def runs(artifacts: Artifacts = None) -> None:
     found = list_runs(artifacts_folder(artifacts))
     for run in found:
         try:
-            state = "finished" if run.is_finished and run.manifest else "unfinished"
+            if run.is_finished:
+                run.verify()
+            state = "finished" if run.is_finished else "unfinished"
             config = run.config
             row = [config.federation.name, state, ", ".join(config.federation.arms), config.started_at]
         except ConsiliumError as error:
@@ -195,7 +197,7 @@ def publish(
     from engine.publishing.publish import publish_run
 
     run = find_run(artifacts_folder(artifacts), run_name)
-    run.verify()
+    run.verify(with_weights=True)
     found = _read(run.federation, data)
     with _bar() as bar:
         task = bar.add_task("Publishing", completed=-1)
@@ -235,6 +237,7 @@ def list_models(models: Models = None) -> None:
             mark = f"{version.version} *" if version.version == served else version.version
             try:
                 manifest = version.manifest
+                version.verify()
             except ConsiliumError as error:
                 damage.append(str(error))
                 table.add_row(name, mark, "damaged")
@@ -349,10 +352,6 @@ def _bar() -> Iterator[Progress]:
         yield bar
 
 
-def _model_name(federation: Federation, model: str) -> str:
-    return federation.display_name(model.removeprefix("local/")) if model.startswith("local/") else model
-
-
 def _print_opinions(federation: Federation, answers: list[dict[str, Any]]) -> None:
     table = Table(title=f"{federation.name}: research demonstration, not for diagnosis")
     for column in ("Image", "Model", "Says", "Probability (not calibrated)"):
@@ -360,7 +359,7 @@ def _print_opinions(federation: Federation, answers: list[dict[str, Any]]) -> No
     for answer in answers:
         for model, opinion in answer["opinions"].items():
             share = f"{100 * opinion['probabilities'][opinion['label']]:.1f}%"
-            table.add_row(answer["image"], _model_name(federation, model), opinion["label"], share)
+            table.add_row(answer["image"], federation.model_name(model), opinion["label"], share)
     _tables().print(table)
 
 
@@ -369,7 +368,7 @@ def _print_scores(federation: Federation, models: dict[str, Any], title: str) ->
     for column in ("Model", "Accuracy", "Balanced accuracy", "Macro-F1", "Images"):
         table.add_column(column, justify="left" if column == "Model" else "right")
     for model, values in models.items():
-        name = _model_name(federation, model)
+        name = federation.model_name(model)
         scores = [f"{values[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "macro_f1")]
         table.add_row(name, *scores, f"{values['n_images']:,}")
     _tables().print(table)

@@ -18,6 +18,7 @@ from engine.errors import ConfigError, DataError
 
 Arm = Literal["federated", "local", "central"]
 ARMS: tuple[Arm, ...] = ("federated", "local", "central")
+RESERVED = ("all", "pooled", "global", "central", "federated", "local")  # words of the run folder
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -146,10 +147,14 @@ class Federation(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _refuse_repeats("classes", self.classes)
+        _refuse_repeats("classes", [normalise(label) for label in self.classes])
         _refuse_repeats("arms", self.arms)
         _refuse_repeats("hospital ids", [h.id for h in self.hospital])
         _refuse_repeats("hospital names", [h.name for h in self.hospital])
+        _refuse_repeats("hospital folders", [str(Path(h.folder)) for h in self.hospital])
+        for hospital in self.hospital:
+            if hospital.id in RESERVED:
+                raise ValueError(f"hospital id '{hospital.id}' means something else in a run folder; choose another")
         if not self.arms:
             raise ValueError("arms: name at least one of federated, local, central")
         for hospital in self.hospital:
@@ -182,6 +187,11 @@ class Federation(_Frozen):
         """Of two classes the disease, for sensitivity and specificity; None where there are more classes."""
         return (self.positive or self.classes[-1]) if len(self.classes) == 2 else None
 
+    def model_name(self, model: str) -> str:
+        """A model key as people read it: "Federated", the hospital's display name, or "Pooled, for reference"."""
+        words = {"global": "Federated", "central": "Pooled, for reference"}
+        return words.get(model) or self.display_name(model.removeprefix("local/"))
+
     def display_name(self, hospital_id: str) -> str:
         """The name people see; says "(simulated)" wherever the federation is one."""
         name = next((h.name for h in self.hospital if h.id == hospital_id), hospital_id)
@@ -194,7 +204,7 @@ def load_federation(path: Path, overrides: Sequence[str] = ()) -> Federation:
     Raises ConfigError with file, line and key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Notepad begins a file with a byte order mark
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; give the path of a federation file") from None
     except UnicodeDecodeError:

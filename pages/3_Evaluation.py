@@ -15,7 +15,7 @@ from ui.matrices import (
     matrix_caption,
     score_matrix,
 )
-from ui.palette import model_name, model_order
+from ui.palette import model_order
 from ui.selection import select_run, stop_with
 from ui.tables import per_class_table, scores_sentence
 from ui.words import count
@@ -56,7 +56,7 @@ with st.container(horizontal=True):
     model = st.selectbox(
         "Model",
         model_order(federation, list(cells)),
-        format_func=lambda key: model_name(federation, key),
+        format_func=lambda key: federation.model_name(key),
         key="cell_model",
         width=320,
     )

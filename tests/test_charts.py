@@ -17,7 +17,7 @@ from ui.live import describe, seconds_left
 from ui.loaders import rounds_table, split_counts
 from ui.map import LARGEST_PX, SMALLEST_PX, hospital_map, radius_px
 from ui.matrices import answer_sentence, confusion_figure, score_matrix
-from ui.palette import hospital_colour, model_colour, model_name, model_order
+from ui.palette import hospital_colour, model_colour, model_order
 from ui.run_index import RunEntry
 from ui.selection import default_entry
 from ui.tables import (
@@ -85,9 +85,9 @@ CELLS = {
 
 
 def test_names_and_colours(federation: Federation) -> None:
-    assert model_name(federation, "global") == "Federated"
-    assert model_name(federation, "central") == "Pooled, for reference"
-    assert model_name(federation, "local/north") == "North (simulated)"
+    assert federation.model_name("global") == "Federated"
+    assert federation.model_name("central") == "Pooled, for reference"
+    assert federation.model_name("local/north") == "North (simulated)"
     assert model_colour(federation, "local/south") == hospital_colour(federation, "south") == "#56b4e9"
     colours = [model_colour(federation, model) for model in ("global", "central", "local/north", "local/south")]
     assert len(set(colours)) == 4

@@ -1,6 +1,7 @@
 """Home and Compare: nothing published, one version, a damaged one, no torch; and the sentences Compare says."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -19,8 +20,8 @@ from engine.config import Federation
 from engine.inference.panel import Opinion
 from engine.results.published import current_version
 from ui.examples import draw_example, example_labels
-from ui.home import macro_f1_interval
 from ui.opinions import SHARED_IMAGES, agreement, answer, never_seen, opinion_rows, probability_table
+from ui.words import percent
 
 PROJECT = Path(__file__).resolve().parent.parent
 COMPARE, HOME = "pages/4_Compare.py", "app.py"
@@ -139,11 +140,12 @@ def test_examples_are_drawn_the_same_again_and_only_for_phantoms(tiny_federation
     assert example_labels(tiny_federation.model_copy(update={"phantom_seed": None})) == []
 
 
-def test_interval_holds_the_score_and_is_repeatable() -> None:
-    low, high = macro_f1_interval(np.array([[18, 2], [4, 16]]))
-    assert 0.6 < low < 0.85 < high < 1
-    assert (low, high) == macro_f1_interval(np.array([[18, 2], [4, 16]]))
-    assert macro_f1_interval(np.zeros((2, 2), np.int64)) == (0.0, 1.0)
+def test_home_shows_the_interval_that_the_run_recorded(phantom_version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSILIUM_MODELS", str(phantom_version))
+    metrics = json.loads((phantom_version / "phantoms" / "v1" / "model_meta.json").read_text())["metrics"]
+    low, high = metrics["intervals"]["macro_f1"]
+    said = " ".join(caption.value for caption in AppTest.from_file("app.py", default_timeout=60).run().caption)
+    assert f"{percent(metrics['avg_f1'])} ({100 * low:.1f}-{100 * high:.1f})" in said
 
 
 # --- the pages -----------------------------------------------------------------------------------------------------

@@ -121,6 +121,10 @@ def test_a_bad_value_is_refused_with_file_line_and_key(tmp_path: Path, text: str
         (changed("seed = 4", "train = 0.5"), "train + validation + test must be 1"),
         (changed('id = "south"', 'id = "north"'), "'north' stands twice"),
         (changed('name = "South"', 'name = "North"'), "'North' stands twice"),
+        (changed('folder = "b"', 'folder = "a"'), "'a' stands twice"),
+        (changed('["glioma", "notumor"]', '["Glioma", "notumor", "glioma"]'), "'glioma' stands twice"),
+        (changed('id = "south"', 'id = "all"'), "hospital id 'all' means something else"),
+        (changed('id = "south"', 'id = "pooled"'), "hospital id 'pooled' means something else"),
         (changed('["glioma", "notumor"]', '["glioma", "glioma"]'), "'glioma' stands twice"),
         ('arms = ["local", "local"]\n' + GOOD, "'local' stands twice"),
         ("arms = []\n" + GOOD, "name at least one of federated, local, central"),
@@ -289,3 +293,21 @@ def test_a_missing_data_folder_says_how_to_name_another(tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"{tmp_path / 'absent'}: no such data folder; ")
     assert "--data DIR" in str(caught.value)
     assert "CONSILIUM_DATA" in str(caught.value)
+
+
+def test_a_byte_order_mark_from_notepad_is_no_matter(tmp_path: Path) -> None:
+    path = tmp_path / "two.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert load_federation(path).name == "Test"
+
+
+def test_model_keys_have_one_name_each(tmp_path: Path) -> None:
+    federation = load_federation(write(tmp_path, 'simulated = "Invented."\n' + GOOD))
+    names = [federation.model_name(model) for model in ("global", "local/north", "central")]
+    assert names == ["Federated", "North (simulated)", "Pooled, for reference"]
+
+
+def test_of_two_classes_the_last_is_the_positive_one_unless_named(tmp_path: Path) -> None:
+    assert load_federation(write(tmp_path)).positive_class == "notumor"
+    assert load_federation(write(tmp_path, 'positive = "glioma"\n' + GOOD)).positive_class == "glioma"
+    assert "must be one of exactly two classes" in refusal(tmp_path, 'positive = "x"\n' + GOOD)

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from engine.config import Federation
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.errors import ModelError, RunError
 from engine.federation.training_run import start_run, train_run
@@ -208,3 +209,61 @@ def test_publishing_without_weights_or_with_other_images_says_so(
 def test_bad_names_are_refused(phantom_run: Path, tiny_data: FederationData, tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match="is no model name"):
         publish_run(find_run(phantom_run, "run-001"), name, tiny_data, tmp_path)
+
+
+def test_weights_that_were_changed_are_never_published(
+    phantom_run: Path, tiny_data: FederationData, tmp_path: Path
+) -> None:
+    shutil.copytree(phantom_run, tmp_path / "artifacts")
+    weights = tmp_path / "artifacts" / "run-001" / "weights" / "global-best.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100:] = bytes(100)
+    weights.write_bytes(content)
+    with pytest.raises(RunError, match=r"global-best\.safetensors: is not as it was written"):
+        publish_run(find_run(tmp_path / "artifacts", "run-001"), "phantoms", tiny_data, tmp_path / "models")
+
+
+def test_a_manifest_with_swapped_labels_does_not_fit_its_graphs(phantom_version: Path, tmp_path: Path) -> None:
+    shutil.copytree(phantom_version, tmp_path / "models")
+    path = tmp_path / "models" / "phantoms" / "v1" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["federation"]["classes"].reverse()
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=r"global\.onnx: its labels is"):
+        open_panel(current_version(tmp_path / "models", "phantoms"))
+
+
+def test_two_graphs_that_changed_places_are_noticed(phantom_version: Path, tmp_path: Path) -> None:
+    shutil.copytree(phantom_version, tmp_path / "models")
+    path = tmp_path / "models" / "phantoms" / "v1" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    models = manifest["models"]
+    models["global"]["file"], models["central"]["file"] = models["central"]["file"], models["global"]["file"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=r"central\.onnx: its model is 'central'"):
+        open_panel(current_version(tmp_path / "models", "phantoms"))
+
+
+def test_a_file_that_is_no_part_of_a_version_is_refused(phantom_version: Path, tmp_path: Path) -> None:
+    shutil.copytree(phantom_version, tmp_path / "models")
+    (tmp_path / "models" / "phantoms" / "v1" / "evil.onnx").touch()
+    with pytest.raises(ModelError, match=r"evil\.onnx: is no part of this version"):
+        current_version(tmp_path / "models", "phantoms").verify()
+
+
+def test_the_next_publish_sweeps_what_a_killed_one_left(small: tuple[Run, FederationData], tmp_path: Path) -> None:
+    left_over = tmp_path / "phantoms" / ".publishing-killed" / "version"
+    left_over.mkdir(parents=True)
+    (left_over / "global.onnx").touch()
+    publish_run(small[0], "phantoms", small[1], tmp_path)
+    assert sorted(path.name for path in (tmp_path / "phantoms").iterdir()) == ["current.json", "v1"]
+
+
+def test_a_pipe_in_a_hospitals_name_leaves_the_cards_tables_whole(
+    small: tuple[Run, FederationData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Federation, "display_name", lambda self, hospital_id: "North | Clinic")
+    publish_run(small[0], "phantoms", small[1], tmp_path)
+    rows = [row for row in (tmp_path / "phantoms" / "v1" / "card.md").read_text().splitlines() if "North" in row]
+    assert rows
+    assert all("North \\| Clinic" in row for row in rows)

@@ -302,3 +302,9 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None
 def test_a_table_without_rows_keeps_its_header(tmp_path: Path) -> None:
     write_table(tmp_path / "x.csv", [], ["round", "loss"])
     assert (tmp_path / "x.csv").read_text(encoding="utf-8") == "round,loss\n"
+
+
+def test_a_run_under_another_name_is_refused(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "run-006")
+    with pytest.raises(RunError, match="holds run-001, copied or renamed"):
+        Run(tmp_path / "run-006").verify()

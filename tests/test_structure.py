@@ -100,10 +100,22 @@ def test_the_readmes_layout_is_what_is_there() -> None:
         while stack and stack[-1][0] >= indent:
             stack.pop()
         path = PROJECT.joinpath(*(part for _, part in stack), name)
-        if not name.startswith(("artifacts", "data")) or stack:  # those two appear with the first run
+        if not name.startswith(("artifacts", "data", "models")) or stack:  # those appear with the first run
             assert path.exists(), f"README names {path.relative_to(PROJECT)}"
         if name.endswith("/"):
             stack.append((indent, name))
+
+
+def test_the_readmes_layout_leaves_nothing_out() -> None:
+    block = re.search(r"```text\n(.*?)```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None
+    named = {row.split()[0].rstrip("/") for row in block.group(1).splitlines()}
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    tops = {path.partition("/")[0] for path in tracked if "/" in path and not path.startswith(".")}
+    assert tops <= named
+    assert {path.split("/")[1] for path in tracked if path.startswith("engine/") and path.count("/") > 1} <= named
 
 
 def test_the_shim_is_needed_only_beside_a_torch_that_does_not_fit() -> None:

@@ -151,6 +151,9 @@ def test_a_stopped_run_resumes_to_the_same_end(
         train_run(run, tiny_data, stop_later)
     with (run.folder / "rounds.jsonl").open("a") as stream:
         stream.write('{"torn')
+    (run.folder / "weights").mkdir(exist_ok=True)
+    for left_over in (".evaluation.json.99.partial", "weights/.central.safetensors.99.partial"):
+        (run.folder / left_over).write_text("half a file")
     assert not Run(run.folder).is_finished
     resumed = train_run(reopen_run(tmp_path, "run-001"), tiny_data)
     whole = find_run(phantom_run, "run-001")
@@ -161,6 +164,9 @@ def test_a_stopped_run_resumes_to_the_same_end(
         (line.model, line.round, line.hospital) for line in whole.rounds()
     ]
     assert not list(resumed.folder.glob("checkpoint*"))
+    assert not list(resumed.folder.rglob(".*"))
+    assert not list(tmp_path.glob(".*")), "the lock goes with the training"
+    assert set(resumed.manifest.files) == set(whole.manifest.files)
 
 
 def test_a_run_stopped_before_its_manifest_only_lacks_the_manifest(

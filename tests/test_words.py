@@ -2,7 +2,7 @@
 
 import pytest
 
-from ui.words import count, duration, format_bytes, join_words, megabytes, percent
+from ui.words import count, duration, format_bytes, join_words, percent
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,6 @@ def test_count() -> None:
 )
 def test_format_bytes(number: float, read: str) -> None:
     assert format_bytes(number) == read
-
-
-def test_megabytes_keeps_its_unit() -> None:
-    assert megabytes(44_700_000) == "44.7 MB"
-    assert megabytes(1_234_000_000) == "1,234.0 MB"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from engine.config import Federation
 from engine.results.rounds import ALL
-from ui.palette import FEDERATED, hospital_colour, model_colour, model_name, model_order
+from ui.palette import FEDERATED, hospital_colour, model_colour, model_order
 
 METRICS = {"macro_f1": "Macro-F1", "accuracy": "Accuracy", "loss": "Loss"}
 # Never colour alone: every line has its own marker too.
@@ -29,7 +29,7 @@ def model_curves(rounds: pd.DataFrame, federation: Federation, metric: str) -> g
     models = model_order(federation, list(whole["model"].unique()))
     for place, model in enumerate(reversed(models)):  # drawn last lies on top: federated
         mine = whole[whole["model"] == model]
-        name = model_name(federation, model)
+        name = federation.model_name(model)
         images = f"{name}'s own images" if model.startswith("local/") else "images of all hospitals"
         rank = len(models) - place
         _add_line(figure, mine, metric, name, model_colour(federation, model), images, rank, thick=model == "global")

@@ -3,19 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import streamlit as st
 
 from engine.config import Federation
 from engine.errors import ConsiliumError, ModelError
-from engine.results.metrics import macro_f1
 from engine.results.published import PublishedVersion, current_version, published_names
 from ui.frame import show_federation
 from ui.run_index import folder_stamp
-from ui.words import count, join_words, percent
-
-DRAWS = 1000
+from ui.selection import publish_commands
+from ui.words import count, join_words, percent, score_text
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class Card:
     n_test: int
     scored: str
     macro_f1: float
-    interval: tuple[float, float]
+    score: str
 
 
 def read_card(models: Path, name: str) -> Card:
@@ -48,6 +44,7 @@ def _read_card(folder: str, stamp: str) -> Card:
     version.verify()
     manifest, meta = version.manifest, version.read_json("model_meta.json")
     try:
+        scores = meta["metrics"]
         return Card(
             name=version.name,
             version=version.version,
@@ -58,35 +55,19 @@ def _read_card(folder: str, stamp: str) -> Card:
             n_train=int(meta["train_samples"]),
             n_test=int(meta["test_samples"]),
             scored="federated" if "global" in manifest.models else "first",
-            macro_f1=float(meta["metrics"]["avg_f1"]),
-            interval=macro_f1_interval(np.array(meta["metrics"]["confusion_matrix"], np.int64)),
+            macro_f1=float(scores["avg_f1"]),
+            score=score_text({"macro_f1": scores["avg_f1"], "intervals": scores["intervals"]}, "macro_f1"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{version.folder / 'model_meta.json'}: lacks {error}; publish the run anew") from None
-
-
-def macro_f1_interval(matrix: npt.NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
-    """95% percentile bootstrap over the images of a confusion matrix of counts (true, predicted).
-
-    A draw of cells is a draw of images. It takes every image for a patient of its own, so it is rather too narrow.
-    """
-    n_images = int(matrix.sum())
-    if n_images == 0:
-        return 0.0, 1.0
-    drawn = np.random.default_rng(seed).multinomial(n_images, matrix.ravel() / n_images, size=DRAWS)
-    low, high = np.percentile([macro_f1(cells.reshape(matrix.shape)) for cells in drawn], [2.5, 97.5])
-    return float(low), float(high)
 
 
 def draw_cards(models: Path) -> None:
     """One card per published name; where there is none, the commands that make one."""
     names = published_names(models)
     if not names:
-        st.info("Nothing is published yet. These commands train the phantoms and publish them:", icon=":material/info:")
-        st.code(
-            "python -m engine train federations/phantoms.toml\npython -m engine publish run-001 phantoms",
-            language="bash",
-        )
+        st.info("Nothing is published yet. This makes the first one:", icon=":material/info:")
+        st.code(publish_commands(), language="bash")
         return
     columns = st.columns(min(len(names), 2))
     for place, name in enumerate(names):
@@ -99,14 +80,13 @@ def draw_cards(models: Path) -> None:
 
 def _draw_card(card: Card) -> None:
     federation = card.federation
-    low, high = card.interval
     st.markdown(f"**{federation.name}** :green-badge[published] :small[{card.name} {card.version}, from {card.run}]")
     show_federation(federation)
     with st.container(horizontal=True):
         st.metric(
             "Macro-F1", percent(card.macro_f1), width="content",
             help=f"Of the {card.scored} model on {count(card.n_test, 'test image')} of all hospitals, before "
-            f"quantisation. 95% interval {percent(low)} to {percent(high)}, each image taken for a patient of its own.",
+            "quantisation. In brackets below: the 95% interval, a bootstrap over groups of images.",
         )  # fmt: skip
         st.metric(
             "Hospitals", f"{len(federation.hospital):,}", width="content",
@@ -116,7 +96,7 @@ def _draw_card(card: Card) -> None:
             "Images", f"{card.n_images:,}", width="content",
             help=f"{card.n_train:,} to train, {card.n_test:,} to test, the rest to choose the best round.",
         )  # fmt: skip
-    score = f"{percent(card.macro_f1)} ({percent(low)} to {percent(high)}), n = {count(card.n_test, 'test image')}"
+    score = f"{card.score}, n = {count(card.n_test, 'test image')}"
     st.caption(f"Macro-F1 of the {card.scored} model: {score}. Made for {federation.intended_input}.")
     st.page_link(
         "pages/4_Compare.py", label=f"Ask its {count(card.n_models, 'model')}", icon=":material/arrow_forward:",

@@ -7,7 +7,6 @@ from engine.errors import ConsiliumError
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
 from ui.curves import best_rows
-from ui.palette import model_name
 from ui.words import count, duration, format_bytes, percent
 
 FIGURE_WIDTH_PX = 172  # two beside each other on a phone
@@ -43,7 +42,7 @@ def draw_training_figures(rounds: pd.DataFrame, run: Run) -> None:
         row.metric(
             "Best macro-F1",
             percent(chosen["macro_f1"]),
-            help=f"{model_name(run.federation, model)}, validation, n = {count(int(chosen['n_images']), 'image')}; "
+            help=f"{run.federation.model_name(model)}, validation, n = {count(int(chosen['n_images']), 'image')}; "
             f"round {int(chosen['round'])} of {run.federation.training.rounds}, "
             "chosen by this very figure, so it flatters a little.",
             border=True,

@@ -9,7 +9,6 @@ import streamlit as st
 from engine.config import Federation
 from engine.errors import ConsiliumError
 from engine.results.run_folder import Progress, Run
-from ui.palette import model_name
 from ui.run_index import STOPPED_AFTER_SECONDS, seconds_since_written
 from ui.words import duration
 
@@ -38,7 +37,7 @@ def describe(progress: Progress, federation: Federation) -> str:
         return f"{where} of the federated model: {federation.display_name(progress.hospital)} trains"
     if progress.model == "central":
         return f"{where} of the pooled model, for reference"
-    return f"{where} of {model_name(federation, progress.model)} alone"
+    return f"{where} of {federation.model_name(progress.model)} alone"
 
 
 def resume_command(run: Run) -> str:

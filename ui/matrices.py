@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from engine.config import Federation
 from engine.results.rounds import ALL
-from ui.palette import model_name, model_order
+from ui.palette import model_order
 from ui.words import percent, score_text
 
 SCORES = {
@@ -45,7 +45,7 @@ def score_matrix(cells: Cells, federation: Federation, metric: str, *, dark: boo
     best = np.nanmin(values, axis=0) if lower_is_better else np.nanmax(values, axis=0)
     text = [[_cell(value, is_best=value == top) for value, top in zip(row, best, strict=True)] for row in values]
     top_value = max(0.5, float(np.nanmax(values))) if lower_is_better else 1.0
-    names = [model_name(federation, model) for model in models]
+    names = [federation.model_name(model) for model in models]
     heads = [column_name(federation, hospital) for hospital in columns]
     counts = [images_in(cells, hospital) for hospital in columns]
     hover = [
@@ -117,7 +117,7 @@ def answer_sentence(cells: Cells, federation: Federation, metric: str, split: st
     if local:
         top = better(local, key=lambda model: local[model])
         one = "the hospital alone" if len(local) == 1 else f"the best of {len(local)} hospitals alone"
-        parts.append(f"{one} ({model_name(federation, top)}) {score_text(scored[top], metric)}")
+        parts.append(f"{one} ({federation.model_name(top)}) {score_text(scored[top], metric)}")
     if "central" in scored:
         parts.append(f"pooling all images {score_text(scored['central'], metric)}")
     hint = " (lower is better)" if metric == "ece" else ""

@@ -7,7 +7,7 @@ import pandas as pd
 
 from engine.config import Federation
 from engine.inference.panel import Opinion
-from ui.palette import model_colour, model_name, model_order
+from ui.palette import model_colour, model_order
 from ui.words import join_words, percent
 
 Opinions = Mapping[str, Opinion]
@@ -25,7 +25,7 @@ def answer(federation: Federation, opinions: Opinions) -> str:
     """The leading model's opinion as a heading: "Federated: pituitary, 96.1%"."""
     leader = _ordered(federation, opinions)[0]
     opinion = opinions[leader]
-    return f"{model_name(federation, leader)}: {opinion.label}, {percent(opinion.probabilities[opinion.label])}"
+    return f"{federation.model_name(leader)}: {opinion.label}, {percent(opinion.probabilities[opinion.label])}"
 
 
 def agreement(federation: Federation, opinions: Opinions, class_counts: ClassCounts) -> str:
@@ -66,7 +66,7 @@ def opinion_rows(federation: Federation, opinions: Opinions, class_counts: Class
     unseen = never_seen(federation, class_counts)
     rows = []
     for place, model in enumerate(_ordered(federation, opinions)):
-        opinion, colour, name = opinions[model], model_colour(federation, model), model_name(federation, model)
+        opinion, colour, name = opinions[model], model_colour(federation, model), federation.model_name(model)
         probability = percent(opinion.probabilities[opinion.label])
         missing = unseen.get(model.removeprefix("local/"), []) if model.startswith("local/") else []
         notes = [_others(opinion), f"never trained on {join_words(missing, 'or')}" if missing else ""]
@@ -89,7 +89,7 @@ def probability_table(federation: Federation, opinions: Opinions) -> pd.DataFram
 
     return pd.DataFrame(
         {label: [cell(model, label) for model in models] for label in federation.classes},
-        index=pd.Index([model_name(federation, model) for model in models], name="Model"),
+        index=pd.Index([federation.model_name(model) for model in models], name="Model"),
     )
 
 
@@ -108,7 +108,7 @@ def panel_rows(federation: Federation, models: list[str], class_counts: ClassCou
         missing = unseen.get(hospital, []) if model.startswith("local/") else []
         if missing:
             taught += f", never on {join_words(missing, 'or')}"
-        dot, name = _dot(model_colour(federation, model)), escape(model_name(federation, model))
+        dot, name = _dot(model_colour(federation, model)), escape(federation.model_name(model))
         rows.append(f'<li><span class="name">{dot}{name}</span><div class="rest">{escape(taught)}</div></li>')
     return f'<ul class="opinions">{"".join(rows)}</ul>'
 
@@ -117,7 +117,7 @@ def _in_sentence(federation: Federation, model: str, label: str, class_counts: C
     """A dissenting model by name, with the reason where it could not have said `label`."""
     if model == "central":
         return "the pooled model"
-    name = model_name(federation, model)
+    name = federation.model_name(model)
     unseen = never_seen(federation, class_counts).get(model.removeprefix("local/"), [])
     return f"{name}, never trained on {label}," if label in unseen else name
 

@@ -10,15 +10,6 @@ UNKNOWN = "#9aa3ab"
 HOSPITALS = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#f0e442")
 
 
-def model_name(federation: Federation, model: str) -> str:
-    """What people read for a model key: "global", "central" or "local/<hospital id>"."""
-    if model == "global":
-        return "Federated"
-    if model == "central":
-        return "Pooled, for reference"
-    return federation.display_name(model.removeprefix("local/"))
-
-
 def model_colour(federation: Federation, model: str) -> str:
     if model == "global":
         return FEDERATED

@@ -11,7 +11,6 @@ from engine.results.run_folder import Run, artifacts_folder
 from ui.run_index import RunEntry, folder_stamp, read_entries
 
 TRAIN_COMMAND = "python -m engine train federations/phantoms.toml"
-PUBLISH_COMMAND = "python -m engine publish run-001 phantoms"
 STATE_WORDS = {"finished": "", "running": " (being trained)", "stopped": " (stopped)", "damaged": " (damaged)"}
 
 
@@ -23,7 +22,7 @@ def select_run(pick: Literal["finished", "any"] = "finished") -> Run:
     everything = read_entries(artifacts_folder())
     entries = [entry for entry in everything if pick == "any" or not entry.is_unfinished]
     if not everything:
-        st.info("There is no run yet. This command makes one in about two minutes:", icon=":material/info:")
+        st.info("There is no run yet. This command makes one in a minute or two:", icon=":material/info:")
         st.code(TRAIN_COMMAND, language="bash")
         st.stop()
     if not entries:
@@ -44,6 +43,17 @@ def select_run(pick: Literal["finished", "any"] = "finished") -> Run:
         stop_with(error)
 
 
+def publish_commands() -> str:
+    """What to type for a first published model: publish the newest finished run; where there is none, train first."""
+    entries = read_entries(artifacts_folder())
+    finished = [entry for entry in entries if entry.state == "finished"]
+    if not finished:
+        next_number = 1 + max((int(entry.name.removeprefix("run-")) for entry in entries), default=0)
+        return f"{TRAIN_COMMAND}\npython -m engine publish run-{next_number:03d} phantoms"
+    run = Run(Path(finished[0].folder))
+    return f"python -m engine publish {run.name} {run.federation.data}"
+
+
 def stop_with(error: ConsiliumError) -> NoReturn:
     """One calm sentence in place of the rest of the page."""
     st.error(str(error), icon=":material/error:")
@@ -55,8 +65,8 @@ def select_version() -> PublishedVersion:
     models = models_folder()
     names = published_names(models)
     if not names:
-        st.info("No model is published yet. This command publishes a finished run:", icon=":material/info:")
-        st.code(PUBLISH_COMMAND, language="bash")
+        st.info("No model is published yet. This makes the first one:", icon=":material/info:")
+        st.code(publish_commands(), language="bash")
         st.stop()
     asked = st.query_params.get("model", st.session_state.get("last_model"))
     name = asked if asked in names else names[0]

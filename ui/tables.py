@@ -7,7 +7,7 @@ import pandas as pd
 
 from engine.config import Federation
 from engine.results.run_folder import FileEntry
-from ui.palette import model_name, model_order
+from ui.palette import model_order
 from ui.run_index import RunEntry
 from ui.words import count, format_bytes, percent, score_text
 
@@ -121,7 +121,7 @@ def scores_table(
     rows = []
     for model in model_order(federation, list(dict.fromkeys([*first, *second]))):
         cells = [cells.get(model, {}).get("all") for cells in (first, second)]
-        row = [model_name(federation, model)]
+        row = [federation.model_name(model)]
         for metric in ("macro_f1", "accuracy"):
             row += [percent(cell[metric]) if cell else DASH for cell in cells]
         rows.append(row)

@@ -18,7 +18,7 @@ def percent(fraction: float, digits: int = 1) -> str:
 def score_text(cell: Mapping[str, Any], metric: str) -> str:
     """A score with its 95% interval, where the run recorded one: "94.2% (91.1-96.4)"."""
     interval = cell.get("intervals", {}).get(metric)
-    if interval is None:
+    if interval is None or interval[0] == interval[1]:  # none wrong, or all: a bootstrap cannot tell how sure that is
         return percent(cell[metric])
     low, high = (f"{100 * end:.1f}" for end in interval)
     return f"{percent(cell[metric])} ({low}-{high})"
@@ -38,11 +38,6 @@ def format_bytes(number: float) -> str:
         if number < 999.95:
             return f"{number:.1f} {unit}"
     return f"{number / 1000:,.1f} TB"
-
-
-def megabytes(number: float) -> str:
-    """44_700_000 -> "44.7 MB", in MB whatever the size, for columns that are compared."""
-    return f"{number / 1e6:,.1f} MB"
 
 
 def duration(seconds: float) -> str:

@@ -4,12 +4,14 @@ import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from engine import __version__
 
+PROJECT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "pillow", "pydicom", "safetensors", "pydantic")
 
 
@@ -35,8 +37,10 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
+    """The commit of this program's own checkout, "-dirty" where files differ from it; None without git."""
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

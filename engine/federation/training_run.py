@@ -76,12 +76,14 @@ def train_run(run: Run, data: FederationData, on_training: OnTraining = lambda p
             device = choose_device(federation.training)
             network = build_network(federation.model, len(federation.classes), federation.training.seed).to(device)
             plans = plan_models(data)
+            _sweep(run.folder)
             _train_models(run, plans, federation, network, device, checkpoint, on_training)
             _write_weights(run, plans, checkpoint)
             _write_results(run, plans, data, network, device)
         log.info("run %s is complete", run.name)
         checkpoint.remove()
-    write_manifest(run.folder, run.config)
+        write_manifest(run.folder, run.config)
+    _lock_file(run).unlink(missing_ok=True)  # a finished run is never trained again
     return Run(run.folder)
 
 
@@ -190,10 +192,17 @@ def _is_evaluated(run: Run, checkpoint: Checkpoint) -> bool:
     return (run.folder / "evaluation.json").is_file() and not checkpoint.folder.is_dir()
 
 
+def _sweep(folder: Path) -> None:
+    """Files that a killed process was still writing; their names begin with a dot."""
+    for path in folder.rglob(".*"):
+        if path.is_file():
+            path.unlink()
+
+
 @contextmanager
 def _alone_with(run: Run) -> Iterator[None]:
     """Two trainings in one run folder would undo each other; the lock goes with its process, however that ends."""
-    lock = FileLock(run.folder.with_name(f".{run.name}.lock"))
+    lock = FileLock(_lock_file(run))
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -202,6 +211,10 @@ def _alone_with(run: Run) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _lock_file(run: Run) -> Path:
+    return run.folder.with_name(f".{run.name}.lock")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A panel of models that each give an opinion on one image: those of a published version, or of a run."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from engine.config import Federation
-from engine.data.images import Pixels, fit, read_image
+from engine.data.images import FIT_RULE, Pixels, fit, read_image
 from engine.errors import ModelError
 from engine.results.metrics import softmax
 from engine.results.published import PublishedVersion
@@ -75,11 +76,27 @@ def open_panel(version: PublishedVersion) -> Panel:
     """The models of a published version, checked against their hashes and loaded. Raises ModelError."""
     version.verify()
     files = version.manifest.models
-    return Panel(version.federation, {model: open_model(version.folder / entry.file) for model, entry in files.items()})
+    federation = version.federation
+    expected = graph_metadata(federation)
+    scorers = {}
+    for model, entry in files.items():
+        scorers[model] = open_model(version.folder / entry.file, {**expected, "model": model})
+    return Panel(federation, scorers)
 
 
-def open_model(path: Path) -> Scorer:
-    """An exported ONNX file as a scorer. Raises ModelError."""
+def graph_metadata(federation: Federation) -> dict[str, str]:
+    """What every exported graph says of itself, so that it cannot be read with another federation's labels."""
+    return {
+        "schema_version": "1",
+        "labels": json.dumps(list(federation.classes)),
+        "image_size_px": str(federation.model.image_size_px),
+        "channels": "3" if federation.model.colour else "1",
+        "fit": FIT_RULE,
+    }
+
+
+def open_model(path: Path, expected: Mapping[str, str] | None = None) -> Scorer:
+    """An exported ONNX file as a scorer. Raises ModelError, also where its metadata is not as `expected`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.inter_op_num_threads = 1
@@ -89,4 +106,10 @@ def open_model(path: Path) -> Scorer:
         raise ModelError(
             f"{path}: ONNX Runtime cannot load it ({type(error).__name__}); publish the run anew"
         ) from None
+    metadata = session.get_modelmeta().custom_metadata_map
+    for key, value in (expected or {}).items():
+        if metadata.get(key) != value:
+            raise ModelError(
+                f"{path}: its {key} is {metadata.get(key)!r}, but its version says {value!r}; publish the run anew"
+            )
     return lambda images: np.asarray(session.run(["logits"], {"image": images})[0])

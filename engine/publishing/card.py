@@ -8,8 +8,6 @@ from engine.results.published import PublishedFile
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
 
-MODEL_WORDS = {"global": "Federated", "central": "Pooled, for reference"}
-
 
 def write_card(
     path: Path,
@@ -45,7 +43,7 @@ def write_card(
             ["Model", "Accuracy", "Balanced accuracy", "Macro-F1", "Images"],
             [
                 [
-                    _model_name(federation, model),
+                    federation.model_name(model),
                     *(f"{cells[ALL][key]:.3f}" for key in ("accuracy", "balanced_accuracy", "macro_f1")),
                     f"{cells[ALL]['n_images']:,}",
                 ]
@@ -59,7 +57,7 @@ def write_card(
             ["Model", "Precision", "Accuracy before", "Accuracy after", "Images"],
             [
                 [
-                    _model_name(federation, model),
+                    federation.model_name(model),
                     file.precision + (f" ({file.note})" if file.note else ""),
                     f"{file.accuracy_before:.3f}",
                     f"{file.accuracy_after:.3f}",
@@ -80,7 +78,7 @@ def write_card(
 def _limits(federation: Federation) -> list[str]:
     limits = [
         "- The same validation images chose the best round and measured what quantisation cost.",
-        "- Probabilities are not calibrated.",
+        "- Probabilities are not calibrated, and no image is refused yet: the version holds no calibration.json.",
         "- The models share training images, so their agreement is no independent evidence.",
     ]
     if federation.split.patient_pattern is None:
@@ -90,10 +88,6 @@ def _limits(federation: Federation) -> list[str]:
     return limits
 
 
-def _model_name(federation: Federation, model: str) -> str:
-    return MODEL_WORDS.get(model) or federation.display_name(model.removeprefix("local/"))
-
-
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
     rule = [":--"] + ["--:"] * (len(header) - 1)
-    return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (header, rule, *rows)]

@@ -16,7 +16,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor, nn
 
 from engine.config import Federation
-from engine.data.images import FIT_RULE, Pixels
+from engine.data.images import Pixels
+from engine.inference.panel import graph_metadata
 from engine.training.networks import IMAGENET_MEAN, IMAGENET_STD, Network, network_input
 
 OPSET = 18
@@ -87,13 +88,9 @@ def _write_metadata(graph: onnx.ModelProto, federation: Federation, model: str) 
     onnx.helper.set_model_props(
         graph,
         {
-            "schema_version": "1",
+            **graph_metadata(federation),
             "model": model,
-            "labels": json.dumps(list(federation.classes)),
-            "image_size_px": str(federation.model.image_size_px),
-            "channels": "3" if federation.model.colour else "1",
             "normalisation": json.dumps({"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "inside_graph": True}),
-            "fit": FIT_RULE,
             "intended_input": federation.intended_input,
         },
     )

@@ -36,5 +36,6 @@ def model_meta(run: Run, data: FederationData, class_counts: dict[str, dict[str,
             "best_val_accuracy": validation["accuracy"],
             "per_class": test["per_class"],
             "confusion_matrix": test["confusion_matrix"],
+            "intervals": test["intervals"],
         },
     }

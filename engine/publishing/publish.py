@@ -1,5 +1,6 @@
 """A finished run -> `models/NAME/vN/`: export, quantise, measure the loss on validation images, write the card."""
 
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,11 +53,13 @@ def publish_run(
     """
     if not NAME.fullmatch(name):
         raise ModelError(f"'{name}' is no model name; use lower-case letters, digits and '-'")
-    run.verify()
+    run.verify(with_weights=True)
     if run.read_json("dataset_splits.json") != data.splits_json():
         raise RunError(f"{run.folder}: the images are not those it was trained on; give --data DIR with those")
     home = models / name
     home.mkdir(parents=True, exist_ok=True)
+    for left_over in home.glob(".publishing-*"):  # of a publish that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".publishing-", dir=home) as folder:
         partial = Path(folder) / "version"
         partial.mkdir()

@@ -91,6 +91,9 @@ class PublishedVersion:
         if (self.manifest.name, self.manifest.version) != (self.name, self.version):
             was = f"{self.manifest.name}@{self.manifest.version}"
             raise ModelError(f"{self.folder}: holds {was}, copied or renamed; publish versions, do not move them")
+        unknown = {path.name for path in self.folder.iterdir()} - {"manifest.json", *self.manifest.files}
+        if unknown:
+            raise ModelError(f"{self.folder / min(unknown)}: is no part of this version; take it away")
         for name, entry in self.manifest.files.items():
             path = self.folder / name
             if not path.is_file():

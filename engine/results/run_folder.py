@@ -133,6 +133,8 @@ class Run:
 
     def verify(self, *, with_weights: bool = False) -> None:
         """Raise RunError at the first file that is missing or not as it was written. Absent weights are allowed."""
+        if self.manifest.run != self.name:
+            raise RunError(f"{self.folder}: holds {self.manifest.run}, copied or renamed; give it its own name back")
         for name, entry in self.manifest.files.items():
             path = self.folder / name
             if not path.is_file():
@@ -192,7 +194,8 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[st
 def write_manifest(folder: Path, config: RunConfig) -> None:
     """Hash every file, then declare the run finished."""
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"):
+    written = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    for path in sorted(path for path in written if path.name != "manifest.json"):
         name = path.relative_to(folder).as_posix()
         files[name] = FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size, detached=name.startswith("weights/"))
     manifest = RunManifest(
