@@ -1,6 +1,9 @@
 """One tiny real training for all tests: three phantom hospitals, three arms, published once. Copy before damaging."""
 
+import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,19 @@ def phantom_run(tiny_data: FederationData, tmp_path_factory: pytest.TempPathFact
     artifacts = tmp_path_factory.mktemp("artifacts")
     train_run(start_run(tiny_data, "federations/phantoms.toml", artifacts), tiny_data)
     return artifacts
+
+
+@pytest.fixture(scope="session")
+def copy_run(phantom_run: Path) -> Callable[[Path], Path]:
+    """Copies run-001 to another run folder, which then answers to its new name."""
+
+    def copy(target: Path) -> Path:
+        shutil.copytree(phantom_run / "run-001", target)
+        manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+        (target / "manifest.json").write_text(json.dumps({**manifest, "run": target.name}), encoding="utf-8")
+        return target
+
+    return copy
 
 
 @pytest.fixture(scope="session")

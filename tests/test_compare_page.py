@@ -144,7 +144,9 @@ def test_home_shows_the_interval_that_the_run_recorded(phantom_version: Path, mo
     monkeypatch.setenv("CONSILIUM_MODELS", str(phantom_version))
     metrics = json.loads((phantom_version / "phantoms" / "v1" / "model_meta.json").read_text())["metrics"]
     low, high = metrics["intervals"]["macro_f1"]
-    said = " ".join(caption.value for caption in AppTest.from_file("app.py", default_timeout=60).run().caption)
+    said = " ".join(
+        caption.value for caption in AppTest.from_file(str(PROJECT / HOME), default_timeout=60).run().caption
+    )
     assert f"{percent(metrics['avg_f1'])} ({100 * low:.1f}-{100 * high:.1f})" in said
 
 

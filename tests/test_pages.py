@@ -112,9 +112,9 @@ def test_a_damaged_run_is_one_calm_sentence(
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_damaged_run_leaves_the_others_alone(page: str, artifacts: Path, phantom_run: Path) -> None:
+def test_a_damaged_run_leaves_the_others_alone(page: str, artifacts: Path, copy_run: Callable[[Path], Path]) -> None:
     for name in ("run-001", "run-002"):
-        shutil.copytree(phantom_run / "run-001", artifacts / name)
+        copy_run(artifacts / name)
     change_a_byte(artifacts / "run-002")
     app = open_page(page)
     assert not app.exception
@@ -162,10 +162,10 @@ def test_a_stopped_training_says_how_to_go_on(artifacts: Path, phantom_run: Path
 
 
 def test_training_opens_on_the_newest_finished_run_and_names_the_running_one(
-    artifacts: Path, phantom_run: Path
+    artifacts: Path, copy_run: Callable[[Path], Path]
 ) -> None:
     for name in ("run-001", "run-002"):
-        shutil.copytree(phantom_run / "run-001", artifacts / name)
+        copy_run(artifacts / name)
     make_unfinished(artifacts / "run-002")
     app = open_page("2_Training")
     assert "Showing run-001" in words(app)
@@ -197,9 +197,9 @@ def test_an_unknown_run_in_the_link_is_said(artifacts: Path, phantom_run: Path) 
     assert "run-099 is not on this machine" in app.warning[0].value
 
 
-def test_runs_filters_and_compares(artifacts: Path, phantom_run: Path) -> None:
+def test_runs_filters_and_compares(artifacts: Path, copy_run: Callable[[Path], Path]) -> None:
     for name in ("run-001", "run-002"):
-        shutil.copytree(phantom_run / "run-001", artifacts / name)
+        copy_run(artifacts / name)
     app = open_page("5_Runs")
     assert len(app.dataframe[0].value) == 2
     app.text_input(key="filter").input("RUN-002 finished").run()

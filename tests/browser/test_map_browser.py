@@ -1,6 +1,5 @@
 """The map of hospitals draws in a real Chromium that reaches nothing but this machine."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,12 +15,14 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def address(
-    serve_dashboard: Callable[[Path, Path], str], phantom_run: Path, tmp_path_factory: pytest.TempPathFactory
+    serve_dashboard: Callable[[Path, Path], str],
+    copy_run: Callable[[Path], Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> str:
     """A dashboard over two copies of the phantom run."""
     artifacts = tmp_path_factory.mktemp("map-artifacts")
     for name in ("run-001", "run-002"):
-        shutil.copytree(phantom_run / "run-001", artifacts / name)
+        copy_run(artifacts / name)
     return serve_dashboard(artifacts, artifacts / "models")
 
 
