@@ -6,19 +6,15 @@ Commands that train or publish import torch when they are called, so that the ot
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from engine.config import ARMS, Federation, load_federation
+from engine.config import ARMS, PRESETS, Federation, load_federation, preset_overrides
 from engine.data.audit import require_trainable
-from engine.data.federation_data import FederationData, OnProgress, read_federation_data
+from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.labels import nearest_class
 from engine.errors import ConfigError, ConsiliumError, ImageError
 from engine.inference.panel import Panel, open_panel
@@ -34,11 +30,11 @@ from engine.results.published import (
 )
 from engine.results.rounds import ALL
 from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run, list_runs
+from engine.terminal import fail, output, print_opinions, print_scores, progress_bar, say, stepper
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Consilium's training engine."
 )
-screen = Console(stderr=True)
 ENGINE_ONLY = {"torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock"}
 
 FederationFile = Annotated[Path, typer.Argument(metavar="FEDERATION", help="A federation file, federations/NAME.toml")]
@@ -60,16 +56,16 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except ConsiliumError as error:
-        _fail(str(error))
+        fail(str(error))
     except typer.exceptions.TyperException as error:
-        _fail(f"{str(error) or 'which command?'} (see: python -m engine --help)")
+        fail(f"{str(error) or 'which command?'} (see: python -m engine --help)")
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ENGINE_ONLY:
             raise
         state = "is not installed" if isinstance(error, ModuleNotFoundError) else "cannot be imported"
-        _fail(
+        fail(
             f"{error.name} {state}: this command needs the training engine; run: pip install -r requirements-engine.txt"
         )
 
@@ -86,9 +82,9 @@ def audit(federation_file: FederationFile, data: DataFolder = None) -> None:
         cells = [counts.class_counts[label] for label in federation.classes]
         row = [*cells, counts.n_images, counts.unreadable, counts.exact_duplicates]
         table.add_row(federation.display_name(hospital), *(f"{cell:,}" for cell in row))
-    out = _tables()
+    out = output()
     out.print(table)
-    _say(*(f"{finding.severity}: {finding.sentence}" for finding in found.audit.findings), to=out)
+    say(*(f"{finding.severity}: {finding.sentence}" for finding in found.audit.findings), to=out)
 
 
 @app.command()
@@ -99,11 +95,15 @@ def train(
     artifacts: Artifacts = None,
     resume: Annotated[str | None, typer.Option(metavar="run-NNN", help="Go on with an unfinished run")] = None,
     data: DataFolder = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="Processor threads; default torch's")] = None,
+    preset: Annotated[str | None, typer.Option(metavar="NAME", help=f"One of {', '.join(PRESETS)}")] = None,
 ) -> None:
     """Train every arm on the same splits and budget, and write a run folder."""
     from engine.federation.training_run import reopen_run, start_run, train_run
 
-    changes = list(overrides or [])
+    changes = [*preset_overrides(preset), *(overrides or [])]
+    if threads is not None:
+        changes.append(f"training.threads={threads}")
     if arms is not None:
         changes.append(f"arms={json.dumps([arm.strip() for arm in arms.split(',') if arm.strip()])}")
     federation = load_federation(federation_file, changes)
@@ -111,19 +111,21 @@ def train(
     run = None
     if resume is not None:
         if changes:
-            raise ConfigError("--resume goes on with the run's own settings; leave --set and --arms away")
+            raise ConfigError(
+                "--resume goes on with the run's own settings; leave everything else that changes them away"
+            )
         run = reopen_run(folder, resume)
         if run.federation.name != federation.name:
             raise ConfigError(f"{resume} trained '{run.federation.name}', not '{federation.name}'")
         federation = run.federation
     found = _read(federation, data)
     require_trainable(found.audit)
-    _say(*(f"{finding.severity}: {finding.sentence}" for finding in found.audit.findings))
+    say(*(f"{finding.severity}: {finding.sentence}" for finding in found.audit.findings))
     if run is None:
         run = start_run(found, federation_file.as_posix(), folder)
-    _say(f"Training into {run.folder}")
+    say(f"Training into {run.folder}")
     try:
-        with _bar() as bar:
+        with progress_bar() as bar:
             task = bar.add_task("Starting", total=None)
 
             def show(progress: Any) -> None:
@@ -139,11 +141,11 @@ def train(
 
             run = train_run(run, found, show)
     except KeyboardInterrupt:
-        _say(f"Stopped. Go on with: python -m engine train {federation_file} --resume {run.name}")
+        say(f"Stopped. Go on with: python -m engine train {federation_file} --resume {run.name}")
         raise typer.Exit(130) from None
     test = run.read_json("evaluation.json")["splits"]["test"]
-    _print_scores(federation, {model: cells[ALL] for model, cells in test.items()}, "Test images of all hospitals")
-    _say(f"Finished {run.folder}")
+    print_scores(federation, {model: cells[ALL] for model, cells in test.items()}, "Test images of all hospitals")
+    say(f"Finished {run.folder}")
 
 
 @app.command()
@@ -158,8 +160,17 @@ def demo() -> None:
         run = steps.newest_run(artifacts, load_federation(steps.FEDERATION_FILE))
     if run is not None and not steps.is_published(models, run):
         publish(run.name, steps.MODEL_NAME)
-    _say("Opening the dashboard; stop it with Ctrl-C")
+    say("Opening the dashboard; stop it with Ctrl-C")
     raise typer.Exit(steps.open_dashboard())
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, where data, runs and models lie, how much disk is free, and what is missing."""
+    from engine.doctor import examine
+
+    for check in examine():
+        say(f"{check.what}: {check.found}" + (f" -> {check.remedy}" if check.remedy else ""), to=output())
 
 
 @app.command()
@@ -180,9 +191,9 @@ def runs(artifacts: Artifacts = None) -> None:
             row = ["", f"damaged: {error}", "", ""]
         table.add_row(run.name, *row)
     if not found:
-        _say("No runs yet. Make one with: python -m engine train federations/phantoms.toml")
+        say("No runs yet. Make one with: python -m engine train federations/phantoms.toml")
     else:
-        _tables().print(table)
+        output().print(table)
 
 
 @app.command()
@@ -199,7 +210,7 @@ def publish(
     run = find_run(artifacts_folder(artifacts), run_name)
     run.verify(with_weights=True)
     found = _read(run.federation, data)
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("Publishing", completed=-1)
 
         def show(model: str, of: int) -> None:
@@ -208,11 +219,11 @@ def publish(
         version = publish_run(run, name, found, models_folder(models), show)
         bar.update(task, description="Published", advance=1)
     for model, file in version.manifest.models.items():
-        screen.print(
+        say(
             f"{model}: {file.precision}, validation accuracy {file.accuracy_before:.3f} -> {file.accuracy_after:.3f} "
             f"on {file.validation_images:,} images {file.note}".rstrip()
         )
-    _say(f"Published {version.folder}; it is served now")
+    say(f"Published {version.folder}; it is served now")
 
 
 @app.command("models")
@@ -221,7 +232,7 @@ def list_models(models: Models = None) -> None:
     folder = models_folder(models)
     names = published_names(folder)
     if not names:
-        _say("No published model yet. Make one with: python -m engine publish run-001 NAME")
+        say("No published model yet. Make one with: python -m engine publish run-001 NAME")
         return
     table = Table()
     for column in ("Model", "Version", "Run", "Federation", "Published", "Size"):
@@ -245,8 +256,8 @@ def list_models(models: Models = None) -> None:
             size = sum(entry.bytes for entry in manifest.files.values())
             row = (manifest.run, manifest.federation.name, manifest.published_at, f"{size / 1e6:,.1f} MB")
             table.add_row(name, mark, *row)
-    _tables().print(table)
-    _say(*(f"damaged: {what}" for what in damage))
+    output().print(table)
+    say(*(f"damaged: {what}" for what in damage))
 
 
 @app.command()
@@ -259,7 +270,7 @@ def rollback(
     folder = models_folder(models)
     chosen = exact_version(folder, name, version)
     set_current(folder, chosen)
-    screen.print(f"{name} serves {version} now")
+    say(f"{name} serves {version} now")
 
 
 @app.command()
@@ -274,19 +285,19 @@ def evaluate(
     from engine.inference.evaluate import evaluate_folder
 
     panel = _open_source(source, artifacts, models)
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("Evaluating", total=None)
         scores, left_out = evaluate_folder(panel, images, lambda done, of: bar.update(task, completed=done, total=of))
     for folder in left_out.folders:
         close = nearest_class(folder, panel.federation.classes)
         hint = f" (did it mean {close}?)" if close else ""
-        _say(f"left out: folder '{folder}' names no class{hint}")
+        say(f"left out: folder '{folder}' names no class{hint}")
     for path, reason in left_out.images:
-        _say(f"left out: {path}: {reason}")
+        say(f"left out: {path}: {reason}")
     n_images = next(iter(scores.values()))["n_images"]
     if json_file is not None:
         write_json(json_file, {"source": source, "images": n_images, "models": scores})
-    _print_scores(panel.federation, scores, title=f"{images}")
+    print_scores(panel.federation, scores, title=f"{images}")
 
 
 @app.command()
@@ -315,7 +326,7 @@ def predict(
     if as_json:
         typer.echo(json.dumps(answers, indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        _print_opinions(panel.federation, answers)
+        print_opinions(panel.federation, answers)
     if unreadable:
         raise ImageError("; ".join(unreadable))
 
@@ -330,61 +341,5 @@ def _open_source(source: str, artifacts: Path | None, models: Path | None) -> Pa
 
 
 def _read(federation: Federation, data: Path | None) -> FederationData:
-    with _bar() as bar:
-        return read_federation_data(federation, data, _stepper(bar))
-
-
-def _stepper(bar: Progress) -> OnProgress:
-    tasks: dict[str, TaskID] = {}
-
-    def show(what: str, done: int, of: int) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task(what)
-        bar.update(tasks[what], completed=done, total=of)
-
-    return show
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen) as bar:
-        yield bar
-
-
-def _print_opinions(federation: Federation, answers: list[dict[str, Any]]) -> None:
-    table = Table(title=f"{federation.name}: research demonstration, not for diagnosis")
-    for column in ("Image", "Model", "Says", "Probability (not calibrated)"):
-        table.add_column(column)
-    for answer in answers:
-        for model, opinion in answer["opinions"].items():
-            share = f"{100 * opinion['probabilities'][opinion['label']]:.1f}%"
-            table.add_row(answer["image"], federation.model_name(model), opinion["label"], share)
-    _tables().print(table)
-
-
-def _print_scores(federation: Federation, models: dict[str, Any], title: str) -> None:
-    table = Table(title=title)
-    for column in ("Model", "Accuracy", "Balanced accuracy", "Macro-F1", "Images"):
-        table.add_column(column, justify="left" if column == "Model" else "right")
-    for model, values in models.items():
-        name = federation.model_name(model)
-        scores = [f"{values[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "macro_f1")]
-        table.add_row(name, *scores, f"{values['n_images']:,}")
-    _tables().print(table)
-
-
-def _tables() -> Console:
-    """stdout; as wide as it takes where nobody's terminal limits it, so that a pipe loses nothing."""
-    return Console() if sys.stdout.isatty() else Console(width=200)
-
-
-def _say(*lines: str, to: Console = screen) -> None:
-    """Whole lines, however narrow the terminal, so that paths and commands can be copied."""
-    for line in lines:
-        to.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _fail(message: str) -> NoReturn:
-    _say(f"error: {' '.join(message.split())}")
-    sys.exit(2)
+    with progress_bar() as bar:
+        return read_federation_data(federation, data, stepper(bar))

@@ -18,6 +18,9 @@ from engine.errors import ConfigError, DataError
 
 Arm = Literal["federated", "local", "central"]
 ARMS: tuple[Arm, ...] = ("federated", "local", "central")
+PRESETS = {  # --preset NAME: settings that --set may still change
+    "low-memory": ("training.batch_size=8", "model.image_size_px=64", "training.threads=1"),
+}
 RESERVED = ("all", "pooled", "global", "central", "federated", "local")  # words of the run folder
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -221,6 +224,15 @@ def load_federation(path: Path, overrides: Sequence[str] = ()) -> Federation:
     except ValidationError as error:
         changed = tuple(override.partition("=")[0].strip() for override in overrides)
         raise ConfigError(_explain(error, path, text, changed)) from None
+
+
+def preset_overrides(name: str | None) -> tuple[str, ...]:
+    """The settings that a preset stands for."""
+    if name is None:
+        return ()
+    if name not in PRESETS:
+        raise ConfigError(f"--preset {name}: there is no such preset; there is {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 def data_root(federation: Federation, data: Path | None = None) -> Path:

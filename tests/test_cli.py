@@ -229,7 +229,7 @@ def test_a_tampered_model_is_refused(engine: Command, models: Path, images: Path
 
 def test_resuming_with_other_settings_is_refused(engine: Command, artifacts: Path) -> None:
     options = ("--resume", "run-001", "--set", "training.rounds=9", "--artifacts", artifacts)
-    assert "leave --set and --arms away" in engine("train", PHANTOMS, *options).error
+    assert "--resume goes on with the run's own settings" in engine("train", PHANTOMS, *options).error
 
 
 def test_resuming_a_finished_run_is_refused(engine: Command, artifacts: Path) -> None:

@@ -1,0 +1,71 @@
+"""What the commands show: progress and lines on stderr, tables on stdout."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from engine.config import Federation
+from engine.data.federation_data import OnProgress
+
+screen = Console(stderr=True)
+
+
+def stepper(bar: Progress) -> OnProgress:
+    tasks: dict[str, TaskID] = {}
+
+    def show(what: str, done: int, of: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what)
+        bar.update(tasks[what], completed=done, total=of)
+
+    return show
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen) as bar:
+        yield bar
+
+
+def print_opinions(federation: Federation, answers: list[dict[str, Any]]) -> None:
+    table = Table(title=f"{federation.name}: research demonstration, not for diagnosis")
+    for column in ("Image", "Model", "Says", "Probability (not calibrated)"):
+        table.add_column(column)
+    for answer in answers:
+        for model, opinion in answer["opinions"].items():
+            share = f"{100 * opinion['probabilities'][opinion['label']]:.1f}%"
+            table.add_row(answer["image"], federation.model_name(model), opinion["label"], share)
+    output().print(table)
+
+
+def print_scores(federation: Federation, models: dict[str, Any], title: str) -> None:
+    table = Table(title=title)
+    for column in ("Model", "Accuracy", "Balanced accuracy", "Macro-F1", "Images"):
+        table.add_column(column, justify="left" if column == "Model" else "right")
+    for model, values in models.items():
+        name = federation.model_name(model)
+        scores = [f"{values[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "macro_f1")]
+        table.add_row(name, *scores, f"{values['n_images']:,}")
+    output().print(table)
+
+
+def output() -> Console:
+    """stdout; as wide as it takes where nobody's terminal limits it, so that a pipe loses nothing."""
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def say(*lines: str, to: Console = screen) -> None:
+    """Whole lines, however narrow the terminal, so that paths and commands can be copied."""
+    for line in lines:
+        to.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def fail(message: str) -> NoReturn:
+    say(f"error: {' '.join(message.split())}")
+    sys.exit(2)
