@@ -10,6 +10,7 @@ from ui.frame import draw_frame, show_federation
 from ui.loaders import load_audit, load_splits
 from ui.map import DARK, LIGHT, hospital_map
 from ui.palette import hospital_colour
+from ui.pictures import draw_samples
 from ui.selection import select_run, stop_with
 from ui.tables import class_mix_table, hospital_rows
 from ui.words import count
@@ -60,4 +61,5 @@ left.plotly_chart(
 )
 counts = mix[["label", "n_here", "n_all"]].set_axis(["Class", "Here", "All hospitals"], axis=1)
 right.table(counts.style.format(thousands=","), border="horizontal", hide_index=True)
+draw_samples(run, chosen)
 draw_findings(audit, federation, chosen, n_images[chosen])

@@ -1,22 +1,18 @@
 """Compare: an image comes in, opinions stand beside it.
 
-An uploaded image lives in the uploader and in local names alone: no cache, no session state, no file, and the picture
-goes to the browser inside the page, because Streamlit would keep a media file until the next full run.
+An uploaded image lives in the uploader and in local names alone: no cache, no session state, no file.
 """
 
-import base64
-import io
 from dataclasses import dataclass
 
 import streamlit as st
-from PIL import Image
 
-from engine.data.images import read_image
 from engine.errors import ImageError
 from engine.inference.panel import Panel, Reading
 from engine.results.published import VersionManifest
 from ui.examples import draw_example, example_labels
 from ui.opinions import NOT_CALIBRATED, agreement, answer, opinion_rows, panel_rows, probability_table
+from ui.pictures import browser_picture
 
 SUFFIXES = ["png", "jpg", "jpeg", "dcm"]
 SHOWN_PX = 1024
@@ -44,7 +40,7 @@ def draw_compare(panel: Panel, manifest: VersionManifest) -> None:
             st.html(panel_rows(federation, list(panel.models), manifest.class_counts))
         return
     try:
-        shown = _browser_picture(picture.content, colour=federation.model.colour)
+        shown = browser_picture(picture.content, colour=federation.model.colour, longest_px=SHOWN_PX)
         reading = panel.read(picture.content)
     except ImageError as error:
         right.error(f"This image cannot be read ({error}). Choose another one; nothing else has changed.")
@@ -86,20 +82,3 @@ def _draw_reading(reading: Reading, manifest: VersionManifest) -> None:
 
 def _next_example() -> None:
     st.session_state["example_number"] = st.session_state.get("example_number", 0) + 1
-
-
-@dataclass(frozen=True)
-class _Shown:
-    url: str
-    width: int
-    height: int
-
-
-def _browser_picture(content: bytes, *, colour: bool) -> _Shown:
-    """The image as the browser gets it, DICOM too: at most SHOWN_PX wide or high, as a data URL."""
-    image = Image.fromarray(read_image(content, colour=colour))
-    width, height = image.size
-    image.thumbnail((SHOWN_PX, SHOWN_PX))
-    png = io.BytesIO()
-    image.save(png, format="PNG")
-    return _Shown(f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}", width, height)

@@ -130,8 +130,8 @@ def matrix_caption(cells: Cells, split: str) -> str:
     flatter = " Validation images chose the round of each model, so these figures flatter."
     return (
         "Rows are models, columns the images they are scored on; the best of each column is bold; a cell's hover text "
-        f"has its 95% interval. One image is {percent(1 / n_images)} of the accuracy on all {n_images:,} images, so small "
-        f"differences mean little.{flatter if split == 'validation' else ''}"
+        f"has its 95% interval. One image is {percent(1 / n_images)} of the accuracy on all {n_images:,} images, so "
+        f"small differences mean little.{flatter if split == 'validation' else ''}"
     )
 
 
