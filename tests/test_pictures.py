@@ -61,7 +61,7 @@ def test_the_page_shows_samples_only_when_asked(
     monkeypatch.setenv("CONSILIUM_MODELS", str(tmp_path / "models"))
     app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).switch_page("pages/1_Hospitals.py").run()
     assert not app.exception
-    assert len(app.get("imgs")) == 0
+    assert len(app.get("image")) == 0
     app.toggle(key="samples").set_value(True).run()
     assert not app.exception
-    assert len(app.get("imgs")) == 4
+    assert len(app.get("image")) == 4
