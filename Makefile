@@ -4,7 +4,7 @@ ifneq ($(wildcard ../shared/data),)
 export CONSILIUM_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: demo test check fast clean
+.PHONY: demo test check fast soak clean
 
 demo: .venv/engine.stamp  ## train the phantoms before your eyes, then open the dashboard
 	$(BIN)/python -m engine demo
@@ -19,6 +19,9 @@ check: .venv/dev.stamp
 
 fast: .venv/dev.stamp  ## the tests that need no browser and little time
 	$(BIN)/python -m pytest -q -m "not slow and not browser and not realdata"
+
+soak: .venv/dev.stamp  ## the kill tests at full count: 200 moments
+	CONSILIUM_SOAK=1 $(BIN)/python -m pytest -q -m soak
 
 clean:
 	rm -rf .venv

@@ -226,6 +226,20 @@ def publish(
     say(f"Published {version.folder}; it is served now")
 
 
+@app.command()
+def export(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A finished run, run-NNN")],
+    layout: Annotated[str, typer.Option(metavar="LAYOUT", help="medisync, saved-models or poweranger")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new or empty folder")],
+    artifacts: Artifacts = None,
+) -> None:
+    """Write a run's weights and figures as the reference systems lay theirs out. Needs no images."""
+    from engine.publishing.reference_layouts import export_run
+
+    export_run(find_run(artifacts_folder(artifacts), run_name), layout, to)
+    say(f"Exported {run_name} to {to}")
+
+
 @app.command("models")
 def list_models(models: Models = None) -> None:
     """List the published models and their versions; * marks the served one."""

@@ -10,6 +10,7 @@ from engine.errors import RunError
 from engine.federation.rounds import TrainingState
 from engine.results.files import read_json, write_atomically, write_json
 from engine.results.rounds import RoundLine, append_rounds
+from engine.results.run_folder import round_weights_name
 from engine.training.networks import Tensors
 
 
@@ -25,9 +26,7 @@ class Checkpoint:
         model = lines[-1].model
         append_rounds(self._run_folder / "rounds.jsonl", lines)
         if self._keep_rounds:
-            save_tensors(
-                self._run_folder / "weights" / "rounds" / f"{slug(model)}-{state.round:03d}.safetensors", state.weights
-            )
+            save_tensors(self._run_folder / round_weights_name(model, state.round), state.weights)
         last, best = f"{slug(model)}-{state.round:04d}", f"{slug(model)}-{state.best_round:04d}"
         save_tensors(self.folder / f"{last}.safetensors", state.weights)
         # The pointer moves only once the tensors are on disk; what it no longer names goes afterwards.
@@ -73,7 +72,14 @@ def slug(model: str) -> str:
 
 def save_tensors(path: Path, tensors: Tensors) -> None:
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: safetensors.torch.save_file(contiguous, temporary))
+
+    def write(temporary: Path) -> None:
+        try:
+            safetensors.torch.save_file(contiguous, temporary)
+        except safetensors.SafetensorError as error:  # its word for a full disk
+            raise OSError(str(error)) from None
+
+    write_atomically(path, write)
 
 
 def load_tensors(path: Path) -> Tensors:

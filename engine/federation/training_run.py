@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from engine.federation.progress import OnTraining, ProgressReport
 from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.transports.in_process import InProcessTransport
 from engine.results.evaluation import evaluate_predictions
-from engine.results.files import write_atomically, write_json
+from engine.results.files import cannot_write, write_atomically, write_json
 from engine.results.rounds import communication, drop_rounds_after, metric_tables, read_rounds, training_history
 from engine.results.run_folder import (
     Run,
@@ -34,7 +34,7 @@ from engine.results.run_folder import (
     write_manifest,
     write_table,
 )
-from engine.training.device import choose_device
+from engine.training.device import choose_device, explained_out_of_memory
 from engine.training.local import predict_logits
 from engine.training.networks import Network, build_network
 
@@ -46,12 +46,12 @@ def start_run(data: FederationData, federation_file: str, artifacts: Path) -> Ru
     require_trainable(data.audit)
     folder = create_run(artifacts)
     config = RunConfig(started_at=now(), federation_file=federation_file, federation=data.federation)
-    write_json(folder / "config.json", config.model_dump(mode="json"))
     write_json(folder / "environment.json", describe_environment())
     write_json(folder / "audit.json", data.audit.model_dump(mode="json"))
     write_json(folder / "dataset_stats.json", data.stats_json())
     write_json(folder / "dataset_splits.json", data.splits_json())
     write_json(folder / "label_map.json", {label: index for index, label in enumerate(data.federation.classes)})
+    write_json(folder / "config.json", config.model_dump(mode="json"))  # last: a run that has it can be resumed
     return Run(folder)
 
 
@@ -72,11 +72,11 @@ def train_run(run: Run, data: FederationData, on_training: OnTraining = lambda p
         raise RunError(f"{run.folder}: the images are no longer those it began with; train anew")
     checkpoint = Checkpoint(run.folder, keep_rounds=federation.training.keep_rounds)
     with _alone_with(run), _logging_to(run.folder / "training.log"):
+        _sweep(run.folder)
         if not _is_evaluated(run, checkpoint):
             device = choose_device(federation.training)
             network = build_network(federation.model, len(federation.classes), federation.training.seed).to(device)
             plans = plan_models(data)
-            _sweep(run.folder)
             _train_models(run, plans, federation, network, device, checkpoint, on_training)
             _write_weights(run, plans, checkpoint)
             _write_results(run, plans, data, network, device)
@@ -170,7 +170,8 @@ def _write_results(
 def _predict(model: str, part: Part, data: FederationData, network: Network, device: torch.device) -> pd.DataFrame:
     rows = []
     for hospital, images in image_sets(data, part).items():
-        logits = predict_logits(network, images, device)
+        with explained_out_of_memory(data.federation):
+            logits = predict_logits(network, images, device)
         splits = [split for split in data.splits if split.part == part and split.image.hospital == hospital]
         for split, values in zip(splits, logits, strict=True):
             rows.append(
@@ -207,6 +208,8 @@ def _alone_with(run: Run) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise RunError(f"{run.folder}: is being trained by another process; wait for it or stop it first") from None
+    except OSError as error:
+        raise cannot_write(_lock_file(run), error) from None
     try:
         yield
     finally:
@@ -217,9 +220,21 @@ def _lock_file(run: Run) -> Path:
     return run.folder.with_name(f".{run.name}.lock")
 
 
+class _LogFile(logging.Handler):
+    """Appends line by line. What the disk no longer takes is not told twice: the next result's write says it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError), self._path.open("a", encoding="utf-8") as stream:
+            stream.write(self.format(record) + "\n")
+
+
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

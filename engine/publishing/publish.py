@@ -15,7 +15,7 @@ from engine.errors import ModelError, RunError
 from engine.inference.panel import Scorer, open_model
 from engine.publishing.card import write_card
 from engine.publishing.export import convert_fp16, export_onnx, quantise_int8
-from engine.publishing.meta import model_meta
+from engine.publishing.meta import model_meta, training_counts
 from engine.publishing.run_panel import load_network, run_models
 from engine.results.files import sha256_of, write_json
 from engine.results.published import (
@@ -68,8 +68,8 @@ def publish_run(
         for model in keys:
             on_model(model, len(keys))
             files[model] = _publish_model(run, model, data, partial)
-        counts = _training_counts(data)
-        write_json(partial / "model_meta.json", model_meta(run, data, counts))
+        counts = training_counts(run)
+        write_json(partial / "model_meta.json", model_meta(run))
         write_json(partial / "label_map.json", run.read_json("label_map.json"))
         write_card(partial / "card.md", run, name, files, counts)
         version = _next_version(home)
@@ -147,14 +147,6 @@ def _calibration_images(data: FederationData, hospitals: Sequence[str]) -> Pixel
     pixels = _labelled(data, "train", hospitals).pixels
     chosen: Pixels = pixels[np.unique(np.linspace(0, len(pixels) - 1, CALIBRATION_IMAGES).astype(int))]
     return chosen
-
-
-def _training_counts(data: FederationData) -> dict[str, dict[str, int]]:
-    counts = {hospital.id: dict.fromkeys(data.federation.classes, 0) for hospital in data.federation.hospital}
-    for split in data.splits:
-        if split.part == "train":
-            counts[split.image.hospital][split.image.label] += 1
-    return counts
 
 
 def _next_version(home: Path) -> str:

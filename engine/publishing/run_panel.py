@@ -16,11 +16,15 @@ def run_models(run: Run) -> list[str]:
 
 def load_network(run: Run, model: str) -> Network:
     """The chosen round of one model, in evaluation mode. Raises RunError where the weights are not here."""
-    federation = run.federation
-    config = federation.model.model_copy(update={"weights": "none", "freeze_backbone": False})
-    network = build_network(config, len(federation.classes), seed=0)
+    network = empty_network(run)
     network.load_state_dict(load_tensors(run.weights(model)))
     return network.eval()
+
+
+def empty_network(run: Run) -> Network:
+    """The run's architecture with weights of no meaning."""
+    config = run.federation.model.model_copy(update={"weights": "none", "freeze_backbone": False})
+    return build_network(config, len(run.federation.classes), seed=0)
 
 
 def open_run_panel(run: Run) -> Panel:

@@ -1,5 +1,6 @@
 """Atomic writes and hashes: a file is either the old one or the new one, never half of one."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,10 +25,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"{path}: cannot write: {error.strerror or error}; free disk space or mend permissions"
-        ) from None
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    return RunError(f"{path}: cannot write: {error.strerror or error}; free disk space or mend permissions")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import RunError
-from engine.results.files import write_atomically
+from engine.results.files import cannot_write, write_atomically
 
 ALL = "all"
 
@@ -78,8 +78,12 @@ def read_rounds(path: Path) -> list[RoundLine]:
 
 
 def append_rounds(path: Path, lines: Iterable[RoundLine]) -> None:
-    with path.open("a", encoding="utf-8") as stream:
-        stream.writelines(line.model_dump_json() + "\n" for line in lines)
+    """Raises RunError where the disk takes no more; a torn line that this leaves is dropped by the next reader."""
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.writelines(line.model_dump_json() + "\n" for line in lines)
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def summaries(lines: Sequence[RoundLine], model: str) -> list[RoundLine]:

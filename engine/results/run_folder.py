@@ -126,10 +126,11 @@ class Run:
 
     def weights(self, model: str) -> Path:
         """The weights file of a model key; raises RunError where it is not on this machine."""
-        path = self.folder / weights_name(model)
-        if not path.is_file():
-            raise RunError(f"{path}: these weights are not on this machine; copy the run's weights folder here")
-        return path
+        return self._present(weights_name(model))
+
+    def round_weights(self, model: str, number: int) -> Path:
+        """The weights file of one round, which a run keeps with training.keep_rounds; raises as `weights` does."""
+        return self._present(round_weights_name(model, number))
 
     def verify(self, *, with_weights: bool = False) -> None:
         """Raise RunError at the first file that is missing or not as it was written. Absent weights are allowed."""
@@ -146,6 +147,16 @@ class Run:
                 changed = sha256_of(path) != entry.sha256
             if changed:
                 raise RunError(f"{path}: is not as it was written; the run folder is damaged, restore it from a copy")
+
+    def _present(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.is_file():
+            raise RunError(f"{path}: these weights are not on this machine; copy the run's weights folder here")
+        return path
+
+
+def round_weights_name(model: str, number: int) -> str:
+    return f"weights/rounds/{model.replace('/', '-')}-{number:03d}.safetensors"
 
 
 def weights_name(model: str) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import torch
 
-from engine.config import TrainingConfig
-from engine.errors import ConfigError
+from engine.config import Federation, TrainingConfig
+from engine.errors import ConfigError, RunError
 
 
 def choose_device(config: TrainingConfig) -> torch.device:
@@ -22,6 +22,22 @@ def choose_device(config: TrainingConfig) -> torch.device:
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """bf16 on CUDA, where it is faster at no measurable loss; plain float32 on a CPU."""
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def explained_out_of_memory(federation: Federation) -> Iterator[None]:
+    """Memory that runs out is the machine's trouble, no hospital's: one RunError that says what helps."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        on_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        size, side = federation.training.batch_size, federation.model.image_size_px
+        raise RunError(
+            f"out of {'memory' if on_cpu else 'GPU memory'}: free some and go on with --resume, or train anew with "
+            f"--set training.batch_size=N below {size} or --set model.image_size_px=N below {side}"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -8,12 +8,13 @@ import torch
 from torch.nn import functional
 
 from engine.config import Federation
-from engine.errors import ConsiliumError
+from engine.errors import ConsiliumError, RunError
 from engine.federation.seeds import derive_seed
 from engine.federation.transports import ValidationReply
 from engine.federation.updates import HospitalFailure, Update
 from engine.results.metrics import confusion
 from engine.results.rounds import Epoch
+from engine.training.device import explained_out_of_memory
 from engine.training.images import ImageSet
 from engine.training.local import predict_logits, train_locally
 from engine.training.networks import Network, Tensors
@@ -45,7 +46,10 @@ class InProcessTransport:
     ) -> Iterator[Update | HospitalFailure]:
         for hospital in hospitals:
             try:
-                reply = self._train_one(weights, round_number, hospital)
+                with explained_out_of_memory(self._federation):
+                    reply = self._train_one(weights, round_number, hospital)
+            except RunError:  # memory or disk ran out: that is this machine's, no hospital's
+                raise
             except (ConsiliumError, RuntimeError, ValueError, OSError) as error:
                 yield HospitalFailure(hospital, f"{type(error).__name__}: {error}")
             else:
@@ -54,7 +58,8 @@ class InProcessTransport:
     def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply | HospitalFailure]:
         self._network.load_state_dict(weights)
         for hospital, images in self._validation_sets.items():
-            logits = predict_logits(self._network, images, self._device)
+            with explained_out_of_memory(self._federation):
+                logits = predict_logits(self._network, images, self._device)
             labels = images.labels.numpy()
             loss = float(functional.cross_entropy(torch.from_numpy(logits), images.labels))
             yield ValidationReply(hospital, loss, confusion(labels, np.argmax(logits, axis=1), logits.shape[1]))

@@ -1,0 +1,127 @@
+"""A finished run in the layouts of the reference systems, so that their notebooks and scripts read it.
+
+Nothing here needs an image: everything follows from the run folder. State dicts keep torchvision's keys (ResNet18)
+and are read with `torch.load(weights_only=True)`; arrays hold no pickles.
+"""
+
+import io
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.errors import ConfigError, RunError
+from engine.federation.checkpoint import load_tensors
+from engine.publishing.meta import reference_meta
+from engine.publishing.run_panel import empty_network, run_models
+from engine.results.files import write_atomically, write_json
+from engine.results.rounds import summaries
+from engine.results.run_folder import Run
+from engine.training.networks import Tensors
+
+METRIC_TABLES = ("fit_metrics", "eval_metrics", "fit_client_metrics", "eval_client_metrics")
+
+
+def export_run(run: Run, layout: str, to: Path) -> None:
+    """Write the run as `layout` into `to`, a new or empty folder; a kill on the way leaves nothing there.
+
+    Raises ConfigError for an unknown layout or a folder in use, RunError for what the run lacks or cannot be written.
+    """
+    write = LAYOUTS.get(layout)
+    if write is None:
+        raise ConfigError(f"--layout '{layout}': no such layout; choose one of {', '.join(LAYOUTS)}")
+    target = to.resolve()
+    if target == Path.cwd():
+        raise ConfigError(f"--to {to}: is the folder you are in; give a new one")
+    try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ConfigError(f"--to {to}: is there already and not an empty folder; give a new one")
+        run.verify(with_weights=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{target.name}.exporting-"
+        for left_over in target.parent.glob(f"{prefix}*"):  # of an export that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
+            partial = Path(folder) / "export"
+            partial.mkdir()
+            write(run, partial)
+            if target.is_dir():  # Windows renames over no folder, not even an empty one
+                target.rmdir()
+            partial.replace(target)
+    except OSError as error:
+        raise RunError(f"{to}: cannot write: {error.strerror or error}; give another folder to --to") from None
+
+
+def write_medisync(run: Run, folder: Path) -> None:
+    """The global model's best round with its papers."""
+    _require_models(run, "medisync", ["global"])
+    _write_state_dict(run, "global", folder / "global_model.pth")
+    write_json(folder / "model_meta.json", reference_meta(run))
+    for name in ("label_map.json", "training_history.json", "dataset_stats.json"):
+        write_json(folder / name, run.read_json(name))
+
+
+def write_saved_models(run: Run, folder: Path) -> None:
+    """The pooled model, and each hospital's own as client 1, 2, ... in the federation's order."""
+    hospitals = [hospital.id for hospital in run.federation.hospital]
+    _require_models(run, "saved-models", ["central", *(f"local/{hospital}" for hospital in hospitals)])
+    _write_state_dict(run, "central", folder / "central_model.pth")
+    clients = []
+    for number, hospital in enumerate(hospitals, start=1):
+        file = f"client_{number}_model.pth"
+        _write_state_dict(run, f"local/{hospital}", folder / file)
+        clients.append({"client": number, "file": file, "id": hospital, "name": run.federation.display_name(hospital)})
+    write_json(folder / "clients.json", {"schema_version": 1, "clients": clients})
+
+
+def write_poweranger(run: Run, folder: Path) -> None:
+    """The global model after every round as arr_0, arr_1, ... in state-dict order, and the four metrics tables."""
+    _require_models(run, "poweranger", ["global"])
+    if not run.federation.training.keep_rounds:
+        raise RunError(
+            f"{run.folder}: kept no weights by round, which the poweranger layout needs; train with "
+            "--set training.keep_rounds=true"
+        )
+    names = list(empty_network(run).state_dict())
+    for line in summaries(run.rounds(), "global"):
+        tensors = load_tensors(run.round_weights("global", line.round))
+        _write_arrays(folder / f"round_{line.round:03d}.npz", [tensors[name].numpy() for name in names])
+    write_json(folder / "parameter_names.json", names)
+    for table in METRIC_TABLES:
+        shutil.copyfile(run.folder / "metrics" / f"{table}.csv", folder / f"{table}.csv")
+
+
+LAYOUTS: dict[str, Callable[[Run, Path], None]] = {
+    "medisync": write_medisync,
+    "saved-models": write_saved_models,
+    "poweranger": write_poweranger,
+}
+
+
+def _require_models(run: Run, layout: str, models: list[str]) -> None:
+    trained = run_models(run)
+    missing = [model for model in models if model not in trained]
+    if missing:
+        raise RunError(
+            f"{run.folder}: trained no {', '.join(missing)} (its arms: {', '.join(run.manifest.arms)}), which the "
+            f"{layout} layout needs; train with those arms too"
+        )
+
+
+def _write_state_dict(run: Run, model: str, path: Path) -> None:
+    tensors = load_tensors(run.weights(model))
+    state: Tensors = {name: tensors[name].clone() for name in empty_network(run).state_dict()}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
+
+
+def _write_arrays(path: Path, arrays: list[np.ndarray]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:  # given a path, numpy would append .npz to it
+            np.savez(stream, *arrays)
+
+    write_atomically(path, write)
