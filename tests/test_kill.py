@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -135,6 +136,8 @@ def bench(kill_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """A bench with an artifacts folder of its own; the images are decoded once for all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(PROJECT))  # for the fork server, which starts with the first process
+        # A child runs its parent's main module first, and after an AppTest that is a page of the dashboard.
+        patch.setitem(sys.modules, "__main__", ModuleType("__main__"))
         cache = tmp_path_factory.mktemp("kill-cache")
         yield lambda folder: Bench(kill_data, folder / "artifacts", cache)
 
