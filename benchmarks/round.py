@@ -18,8 +18,9 @@ from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.transports.in_process import InProcessTransport
 from engine.results.rounds import RoundLine
 from engine.training.augment import augment
+from engine.training.build import build_network
 from engine.training.images import ImageSet
-from engine.training.networks import Network, Tensors, build_network, network_input
+from engine.training.networks import Network, Tensors
 
 PROJECT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def bare_round(
             pixels, labels = images.batch(positions, CPU)
             pixels = augment(pixels, config.augment, generator)
             optimizer.zero_grad()
-            functional.cross_entropy(network(network_input(pixels)), labels).backward()
+            functional.cross_entropy(network(network.normalise(pixels)), labels).backward()
             optimizer.step()
         copies.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         sizes.append(len(images))
@@ -67,7 +68,7 @@ def bare_round(
         for images in validation_sets.values():
             for positions in torch.arange(len(images)).split(64):
                 pixels, labels = images.batch(positions, CPU)
-                logits = network(network_input(pixels))
+                logits = network(network.normalise(pixels))
                 float(functional.cross_entropy(logits, labels)), int((logits.argmax(1) == labels).sum())
 
 

@@ -17,7 +17,8 @@ from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.transports import ValidationReply
 from engine.federation.updates import Update
 from engine.results.rounds import Epoch, RoundLine
-from engine.training.networks import Network, Tensors, build_network
+from engine.training.build import build_network
+from engine.training.networks import Network, Tensors
 
 UPDATES = 30
 

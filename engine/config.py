@@ -83,9 +83,9 @@ class SplitConfig(_Frozen):
 
 
 class ModelConfig(_Frozen):
-    """`weights`: "none" (from scratch), "imagenet" (torchvision's own download), or a .safetensors/.pth file."""
+    """`weights`: "none" (from scratch), "imagenet" (a download or a package), or a .safetensors/.pth file."""
 
-    architecture: Literal["resnet18", "compact-cnn"] = "resnet18"
+    architecture: Literal["resnet18", "efficientnet-lite0", "compact-cnn"] = "resnet18"
     weights: str = "none"
     freeze_backbone: bool = False
     image_size_px: int = Field(128, ge=32, le=1024)
@@ -97,7 +97,7 @@ class ModelConfig(_Frozen):
         if self.freeze_backbone and self.weights == "none":
             raise ValueError("freeze_backbone needs weights: a frozen random backbone learns nothing")
         if self.architecture == "compact-cnn" and self.weights == "imagenet":
-            raise ValueError("weights = 'imagenet' exist for resnet18 only")
+            raise ValueError("weights = 'imagenet' exist for resnet18 and efficientnet-lite0 only")
         return self
 
 
@@ -122,6 +122,7 @@ class TrainingConfig(_Frozen):
     schedule: Literal["cosine", "constant"] = "cosine"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
+    precision: Literal["auto", "float32"] = Field("auto", description="auto: bf16 where the machine multiplies it")
     hospital_fraction: float = Field(1.0, gt=0, le=1)
     min_hospitals: int = Field(1, ge=1)
     keep_rounds: bool = False

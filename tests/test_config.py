@@ -134,7 +134,10 @@ def test_a_bad_value_is_refused_with_file_line_and_key(tmp_path: Path, text: str
         ),
         (changed("rounds = 3", "min_hospitals = 3"), "min_hospitals is 3, but there are 2 hospitals"),
         (GOOD + "\n[model]\nfreeze_backbone = true\n", "freeze_backbone needs weights"),
-        (GOOD + '\n[model]\narchitecture = "compact-cnn"\nweights = "imagenet"\n', "exist for resnet18 only"),
+        (
+            GOOD + '\n[model]\narchitecture = "compact-cnn"\nweights = "imagenet"\n',
+            "exist for resnet18 and efficientnet-lite0 only",
+        ),
     ],
 )
 def test_settings_that_cannot_be_true_together_are_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -21,7 +21,7 @@ from engine.publishing import reference_layouts
 from engine.publishing.reference_layouts import export_run
 from engine.publishing.run_panel import open_run_panel
 from engine.results.run_folder import Run, find_run
-from engine.training.networks import build_network, network_input
+from engine.training.build import build_network
 from engine.training.torchvision_import import torchvision_models
 
 META_KEYS = (
@@ -61,7 +61,9 @@ def state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 def logits(network: torch.nn.Module, images: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
-        answer: torch.Tensor = network.eval()(network_input(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255))
+        answer: torch.Tensor = network.eval()(
+            network.normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+        )
     return answer.numpy()
 
 

@@ -1,5 +1,6 @@
 """Publishing: the served graphs say what the networks said, and no version is ever half there."""
 
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -21,7 +22,7 @@ from engine.publishing.publish import publish_run
 from engine.publishing.run_panel import load_network, open_run_panel
 from engine.results.published import current_version, list_versions, set_current
 from engine.results.run_folder import Run, find_run
-from engine.training.networks import build_network, network_input
+from engine.training.build import build_network
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,11 @@ def test_the_exported_graph_computes_what_the_network_computes(
     np.testing.assert_allclose(open_model(tmp_path / "h.onnx")(images), expected, atol=0.05)
 
 
-def test_a_resnet_exports_with_its_feature_map_and_head(tiny_data: FederationData, tmp_path: Path) -> None:
-    model = tiny_data.federation.model.model_copy(update={"architecture": "resnet18", "colour": True})
+@pytest.mark.parametrize("architecture", ["resnet18", "efficientnet-lite0"])
+def test_a_network_exports_with_its_feature_map_and_head(
+    architecture: str, tiny_data: FederationData, tmp_path: Path
+) -> None:
+    model = tiny_data.federation.model.model_copy(update={"architecture": architecture, "colour": True})
     federation = tiny_data.federation.model_copy(update={"model": model})
     network = build_network(model, 4, seed=0).eval()
     export_onnx(network, federation, "global", tmp_path / "r.onnx")
@@ -72,9 +76,13 @@ def test_a_resnet_exports_with_its_feature_map_and_head(tiny_data: FederationDat
     session = onnxruntime.InferenceSession(tmp_path / "r.onnx")
     logits, feature_map = session.run(["logits", "feature_map"], {"image": images})
     with torch.inference_mode():
-        floats = network_input(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+        floats = network.normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
         np.testing.assert_allclose(logits, network(floats).numpy(), rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(feature_map, network.feature_map(floats).numpy(), rtol=1e-3, atol=1e-4)
+    head = json.loads(session.get_modelmeta().custom_metadata_map["head"])
+    weight, bias = (np.frombuffer(base64.b64decode(head[name]), "<f4") for name in ("weight", "bias"))
+    pooled = feature_map.mean((2, 3))
+    np.testing.assert_allclose(pooled @ weight.reshape(4, -1).T + bias, logits, rtol=1e-3, atol=1e-4)
 
 
 def test_the_graph_carries_labels_size_and_normalisation(phantom_version: Path) -> None:

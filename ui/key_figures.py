@@ -7,6 +7,7 @@ from engine.errors import ConsiliumError
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
 from ui.curves import best_rows
+from ui.loaders import load_evaluation
 from ui.words import count, duration, format_bytes, percent
 
 FIGURE_WIDTH_PX = 172  # two beside each other on a phone
@@ -43,7 +44,7 @@ def draw_training_figures(rounds: pd.DataFrame, run: Run) -> None:
             "Best macro-F1",
             percent(chosen["macro_f1"]),
             help=f"{run.federation.model_name(model)}, validation, n = {count(int(chosen['n_images']), 'image')}; "
-            f"round {int(chosen['round'])} of {run.federation.training.rounds}, "
+            f"round {int(chosen['round'])} of {run.federation.training.rounds}{_interval(run, model)}, "
             "chosen by this very figure, so it flatters a little.",
             border=True,
             width=FIGURE_WIDTH_PX,
@@ -77,6 +78,18 @@ def draw_training_figures(rounds: pd.DataFrame, run: Run) -> None:
                 st.markdown(
                     f"Round {line['round']}, {run.federation.display_name(line['hospital'])}: {line['failure']}"
                 )
+
+
+def _interval(run: Run, model: str) -> str:
+    """The 95% interval of the chosen round's validation macro-F1; known once a run is finished."""
+    if not run.is_finished:
+        return ""
+    try:
+        cell = load_evaluation(run)["splits"]["validation"][model][ALL]
+        low, high = cell["intervals"]["macro_f1"]
+    except (ConsiliumError, KeyError, TypeError):
+        return ""
+    return f", 95% interval {100 * low:.1f}-{100 * high:.1f}"
 
 
 def _pooling(run: Run) -> str:

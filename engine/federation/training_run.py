@@ -34,9 +34,10 @@ from engine.results.run_folder import (
     write_manifest,
     write_table,
 )
+from engine.training.build import build_network
 from engine.training.device import choose_device, explained_out_of_memory
 from engine.training.local import predict_logits
-from engine.training.networks import Network, build_network
+from engine.training.networks import Network
 
 log = logging.getLogger("consilium")
 

@@ -83,7 +83,8 @@ def _limits(federation: Federation) -> list[str]:
     ]
     if federation.split.patient_pattern is None:
         limits.append(
-            "- Patients are unknown: images of one patient may lie on both sides of a split, so these figures flatter."
+            "- Patients unknown: these figures flatter; expect a fall elsewhere. Images of one patient may lie on both "
+            "sides of a split; only exact copies and look-alikes are kept on one side."
         )
     return limits
 

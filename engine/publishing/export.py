@@ -1,5 +1,6 @@
 """A network as the ONNX graph that is served: uint8 image in, logits and last feature map out."""
 
+import base64
 import json
 import logging
 import warnings
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from engine.config import Federation
 from engine.data.images import Pixels
 from engine.inference.panel import graph_metadata
-from engine.training.networks import IMAGENET_MEAN, IMAGENET_STD, Network, network_input
+from engine.training.networks import Network
 
 OPSET = 18
 CALIBRATION_BATCH = 16
@@ -33,7 +34,7 @@ class ServedNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         pixels = image.permute(0, 3, 1, 2).float() / 255
-        feature_map = self.network.feature_map(network_input(pixels))
+        feature_map = self.network.feature_map(self.network.normalise(pixels))
         return self.network.classify(feature_map), feature_map
 
 
@@ -54,7 +55,7 @@ def export_onnx(network: Network, federation: Federation, model: str, path: Path
         )
     assert program is not None  # dynamo=True returns a program
     graph = program.model_proto
-    _write_metadata(graph, federation, model)
+    _write_metadata(graph, network, federation, model)
     onnx.save(graph, path)
 
 
@@ -73,7 +74,7 @@ def quantise_int8(source: Path, target: Path, images: Pixels) -> None:
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                op_types_to_quantize=["Conv", "Relu", "Add", "MaxPool"],
+                op_types_to_quantize=["Conv", "Relu", "Clip", "Add", "MaxPool", "Pad"],
             )
     finally:
         prepared.unlink(missing_ok=True)
@@ -84,15 +85,27 @@ def convert_fp16(source: Path, target: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
 
 
-def _write_metadata(graph: onnx.ModelProto, federation: Federation, model: str) -> None:
+def _write_metadata(graph: onnx.ModelProto, network: Network, federation: Federation, model: str) -> None:
     onnx.helper.set_model_props(
         graph,
         {
             **graph_metadata(federation),
             "model": model,
-            "normalisation": json.dumps({"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "inside_graph": True}),
+            "normalisation": json.dumps({"mean": network.mean, "std": network.std, "inside_graph": True}),
             "intended_input": federation.intended_input,
+            "head": _head(network),
         },
+    )
+
+
+def _head(network: Network) -> str:
+    """The last layer's weight (classes, features) and bias, base64 of float32: what a class activation map needs."""
+    layer = network.get_submodule(network.head_name)
+    return json.dumps(
+        {
+            name: base64.b64encode(tensor.detach().numpy().astype("<f4").tobytes()).decode()
+            for name, tensor in layer.named_parameters()
+        }
     )
 
 

@@ -6,7 +6,8 @@ import torch
 from engine.federation.checkpoint import load_tensors
 from engine.inference.panel import Logits, Panel, Scorer
 from engine.results.run_folder import Run
-from engine.training.networks import Network, build_network, network_input
+from engine.training.build import build_network
+from engine.training.networks import Network
 
 
 def run_models(run: Run) -> list[str]:
@@ -37,7 +38,7 @@ def _scorer(network: Network) -> Scorer:
     @torch.inference_mode()
     def score(images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Logits:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
-        logits: Logits = network(network_input(pixels)).numpy()
+        logits: Logits = network(network.normalise(pixels)).numpy()
         return logits
 
     return score

@@ -19,9 +19,21 @@ def choose_device(config: TrainingConfig) -> torch.device:
     return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bf16 on CUDA, where it is faster at no measurable loss; plain float32 on a CPU."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+def autocast(device: torch.device, config: TrainingConfig) -> contextlib.AbstractContextManager[object]:
+    """Training's precision: with "auto" bf16 on CUDA and on CPUs that multiply it natively, twice as fast there.
+
+    Elsewhere bf16 would be emulated, far slower than float32. Evaluation is float32 everywhere.
+    """
+    if config.precision == "float32" or not multiplies_bf16(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 @contextlib.contextmanager

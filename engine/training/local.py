@@ -15,7 +15,7 @@ from engine.results.metrics import Floats
 from engine.training.augment import augment
 from engine.training.device import autocast, seeded
 from engine.training.images import ImageSet
-from engine.training.networks import Network, network_input, set_training_mode
+from engine.training.networks import Network, set_training_mode
 
 EVALUATION_BATCH = 64
 
@@ -63,11 +63,11 @@ def train_locally(
                 pixels, labels = images.batch(positions, device)
                 pixels = augment(pixels, training.augment, generator)
                 optimizer.zero_grad(set_to_none=True)
-                with autocast(device):
-                    logits = network(network_input(pixels))
-                    loss = functional.cross_entropy(
-                        logits.float(), labels, weight=weight, label_smoothing=training.label_smoothing
-                    )
+                with autocast(device, training):
+                    logits = network(network.normalise(pixels))
+                loss = functional.cross_entropy(
+                    logits.float(), labels, weight=weight, label_smoothing=training.label_smoothing
+                )
                 loss.backward()
                 optimizer.step()
                 loss_sum += loss.detach() * len(labels)
@@ -86,8 +86,7 @@ def predict_logits(network: Network, images: ImageSet, device: torch.device) -> 
     rows = []
     for positions in torch.arange(len(images)).split(EVALUATION_BATCH):
         pixels, _ = images.batch(positions, device)
-        with autocast(device):
-            rows.append(network(network_input(pixels)).float().cpu().numpy())
+        rows.append(network(network.normalise(pixels)).float().cpu().numpy())
     return np.concatenate(rows)
 
 

@@ -3,31 +3,33 @@ activation map is exact: `feature_map` gives the last map, `classify` pools it a
 """
 
 import itertools
-from pathlib import Path
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from engine.config import ModelConfig
-from engine.errors import ConfigError
-from engine.training.device import seeded
 from engine.training.torchvision_import import torchvision_models
 
 Tensors = dict[str, Tensor]
 
 _resnet = torchvision_models().resnet
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's weights expect these
 IMAGENET_STD = (0.229, 0.224, 0.225)
-HEADS = {"resnet18": "fc", "compact-cnn": "head"}
 
 
 class Network(nn.Module):
-    """Normalised float images (n, 3, side, side) -> logits (n, classes)."""
+    """Normalised float images (n, 3, side, side) -> logits (n, classes). `head_name` is its last layer."""
 
     n_classes: int
+    head_name: str
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Images as floats in 0..1 (n, 1 or 3, side, side) -> (n, 3, side, side), as this network was made for."""
+        mean = pixels.new_tensor(self.mean).view(1, 3, 1, 1)
+        std = pixels.new_tensor(self.std).view(1, 3, 1, 1)
+        return (pixels - mean) / std
 
     def feature_map(self, images: Tensor) -> Tensor:
         raise NotImplementedError
@@ -56,6 +58,7 @@ class Block(_resnet.BasicBlock):  # type: ignore[misc, name-defined]  # torchvis
 class ResNet18(_resnet.ResNet, Network):  # type: ignore[misc, name-defined]
     """He et al., Deep Residual Learning, CVPR 2016; torchvision's keys, so its weights load."""
 
+    head_name = "fc"
     conv1: nn.Module
     bn1: nn.Module
     relu: nn.Module
@@ -87,6 +90,8 @@ class ResNet18(_resnet.ResNet, Network):  # type: ignore[misc, name-defined]
 class CompactCNN(Network):
     """Four convolutions with pooling, dropout, one dense head. No BatchNorm: nothing but weights to average."""
 
+    head_name = "head"
+
     def __init__(self, n_classes: int, dropout: float) -> None:
         super().__init__()
         self.n_classes = n_classes
@@ -107,72 +112,9 @@ class CompactCNN(Network):
         return logits
 
 
-def build_network(config: ModelConfig, n_classes: int, seed: int) -> Network:
-    """A network with its starting weights, channels-last. The same seed gives the same weights."""
-    with seeded(seed):
-        network: Network = (
-            ResNet18(n_classes, config.dropout)
-            if config.architecture == "resnet18"
-            else CompactCNN(n_classes, config.dropout)
-        )
-    if config.weights != "none":
-        _load_start(network, config)
-    if config.freeze_backbone:
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad = name.startswith(HEADS[config.architecture] + ".")
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-    return network
-
-
 def set_training_mode(network: Network, config: ModelConfig) -> None:
     """Training mode; a frozen backbone stays in evaluation mode, so that its BatchNorm statistics stand still."""
     network.train()
     if config.freeze_backbone:
         network.eval()
         network.get_submodule("dropout").train()
-
-
-def network_input(pixels: Tensor) -> Tensor:
-    """Images as floats in 0..1 (n, 1 or 3, side, side) -> normalised (n, 3, side, side), ImageNet's mean and std."""
-    mean = pixels.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
-    std = pixels.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
-    return (pixels - mean) / std
-
-
-def read_weights(path: Path) -> Tensors:
-    """Named tensors of a .safetensors file, or of a .pth state dict (read with weights_only, so no pickle runs)."""
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such weights file") from None
-    except Exception as error:  # torch and safetensors raise many kinds on foreign bytes; all mean the same here
-        raise ConfigError(f"{path}: is no readable weights file ({type(error).__name__}: {error})") from None
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ConfigError(f"{path}: is no state dict (names -> tensors)")
-    return loaded
-
-
-def _load_start(network: Network, config: ModelConfig) -> None:
-    """Load starting weights; a head of another size (other classes) stays at its random start."""
-    if config.weights == "imagenet":
-        try:
-            tensors = dict(torchvision_models().ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=True))
-        except OSError as error:  # urllib's URLError is one
-            raise ConfigError(
-                f"model.weights = 'imagenet': torchvision could not download them ({error}); put resnet18-f37072fd.pth "
-                f"into {torch.hub.get_dir()}/checkpoints, give a weights file, or train from scratch with 'none'"
-            ) from None
-    else:
-        tensors = read_weights(Path(config.weights))
-    own = network.state_dict()
-    head = HEADS[config.architecture] + "."
-    usable = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
-    missing = [name for name in own if name not in usable and not name.startswith(head)]
-    if missing:
-        raise ConfigError(
-            f"model.weights = '{config.weights}': lacks {missing[0]}"
-            f" and {len(missing) - 1} other tensors of {config.architecture}"
-        )
-    network.load_state_dict(usable, strict=False)

