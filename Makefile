@@ -20,7 +20,7 @@ check: .venv/dev.stamp
 fast: .venv/dev.stamp  ## the tests that need no browser and little time
 	$(BIN)/python -m pytest -q -m "not slow and not browser and not realdata"
 
-soak: .venv/dev.stamp  ## the kill tests at full count: 200 moments
+soak: .venv/dev.stamp  ## kills at 200 moments, 2,000 hostile uploads
 	CONSILIUM_SOAK=1 $(BIN)/python -m pytest -q -m soak
 
 clean:

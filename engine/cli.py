@@ -29,7 +29,7 @@ from engine.results.published import (
     set_current,
 )
 from engine.results.rounds import ALL
-from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run, list_runs
+from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run, list_runs, now
 from engine.terminal import fail, output, print_opinions, print_scores, progress_bar, say, stepper
 
 app = typer.Typer(
@@ -227,6 +227,22 @@ def publish(
 
 
 @app.command()
+def calibrate(
+    source: Annotated[str, typer.Argument(metavar="NAME", help="NAME (served version) or NAME@vN")],
+    artifacts: Artifacts = None,
+    models: Models = None,
+    data: DataFolder = None,
+) -> None:
+    """Fit a published version's probabilities, prediction sets and refusal gate anew. Its ONNX files stay."""
+    from engine.publishing.publish import calibrate_version
+
+    version = find_source(models_folder(models), source)
+    run = find_run(artifacts_folder(artifacts), version.manifest.run)
+    calibrate_version(version, run, _read(run.federation, data))
+    say(f"Calibrated {version.folder} anew; its card says what it is worth")
+
+
+@app.command()
 def export(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="A finished run, run-NNN")],
     layout: Annotated[str, typer.Option(metavar="LAYOUT", help="medisync, saved-models or poweranger")],
@@ -319,16 +335,21 @@ def predict(
     source: Source,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or DICOM")],
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, everything else on stderr")] = False,
+    insist: Annotated[bool, typer.Option(help="Opinions on refused images too, marked as refused")] = False,
+    frame: Annotated[int | None, typer.Option(metavar="N", min=1, help="Of a DICOM file with several, from 1")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="A PDF and JSON per image, nameless")] = None,
     artifacts: Artifacts = None,
     models: Models = None,
 ) -> None:
-    """What every model of a run or a published version says about each image."""
+    """What every model of a run or a published version says about each image, and whether it is refused."""
     panel = _open_source(source, artifacts, models)
+    if report is not None and RUN_NAME.fullmatch(source):
+        raise ConfigError("--report needs a published version, whose hashes it names: publish the run first")
     answers: list[dict[str, Any]] = []
     unreadable: list[str] = []
-    for image in images:
+    for number, image in enumerate(images, start=1):
         try:
-            reading = panel.read(Path(image))
+            reading = panel.read(Path(image), frame=None if frame is None else frame - 1, insist=insist)
         except ImageError as error:
             unreadable.append(f"{image}: {error}")
             answers.append({"image": image, "refused": True, "reasons": [str(error)], "opinions": {}})
@@ -337,10 +358,17 @@ def predict(
         answers.append(
             {"image": image, "refused": reading.refused, "reasons": list(reading.reasons), "opinions": opinions}
         )
+        if report is not None:
+            from engine.inference.report_page import write_report
+
+            version = find_source(models_folder(models), source)
+            name = f"image {number}"
+            for path in write_report(reading, version, report, name, insisted=insist, made_at=now()):
+                say(f"Wrote {path}")
     if as_json:
         typer.echo(json.dumps(answers, indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        print_opinions(panel.federation, answers)
+        print_opinions(panel.federation, answers, calibrated=panel.calibration is not None)
     if unreadable:
         raise ImageError("; ".join(unreadable))
 

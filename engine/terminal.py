@@ -33,14 +33,16 @@ def progress_bar() -> Iterator[Progress]:
         yield bar
 
 
-def print_opinions(federation: Federation, answers: list[dict[str, Any]]) -> None:
+def print_opinions(federation: Federation, answers: list[dict[str, Any]], *, calibrated: bool) -> None:
     table = Table(title=f"{federation.name}: research demonstration, not for diagnosis")
-    for column in ("Image", "Model", "Says", "Probability (not calibrated)"):
+    for column in ("Image", "Model", "Says", f"Probability ({'calibrated' if calibrated else 'not calibrated'})"):
         table.add_column(column)
     for answer in answers:
+        if answer["refused"]:
+            table.add_row(answer["image"], "refused", " ".join(answer["reasons"]))
         for model, opinion in answer["opinions"].items():
             share = f"{100 * opinion['probabilities'][opinion['label']]:.1f}%"
-            table.add_row(answer["image"], federation.model_name(model), opinion["label"], share)
+            table.add_row(answer["image"], federation.model_name(model), " or ".join(opinion["prediction_set"]), share)
     output().print(table)
 
 

@@ -17,12 +17,12 @@ from ui.matrices import (
 )
 from ui.palette import model_order
 from ui.selection import select_run, stop_with
+from ui.served import draw_served
 from ui.tables import per_class_table, scores_sentence
 from ui.words import count
 
 STILL = {"displayModeBar": False}
 DARK = st.context.theme.type == "dark"
-
 draw_frame("Evaluation", "How good, for whom.")
 run = select_run()
 try:
@@ -56,7 +56,7 @@ with st.container(horizontal=True):
     model = st.selectbox(
         "Model",
         model_order(federation, list(cells)),
-        format_func=lambda key: federation.model_name(key),
+        format_func=federation.model_name,
         key="cell_model",
         width=320,
     )
@@ -77,3 +77,4 @@ left.caption(
 )
 right.table(per_class_table(chosen), border="horizontal", hide_index=True)
 right.caption(scores_sentence(chosen))
+draw_served(run, model)

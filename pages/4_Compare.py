@@ -14,4 +14,4 @@ try:
 except ConsiliumError as error:
     stop_with(error)
 show_federation(manifest.federation)
-draw_compare(panel, manifest)
+draw_compare(panel, version)

@@ -278,7 +278,7 @@ def test_evaluate_writes_exactly_the_fixed_shape(engine: Command, models: Path, 
 def test_evaluate_counts_what_predict_says(engine: Command, models: Path, images: Path) -> None:
     written, _ = evaluated(engine, models, images)
     files = sorted(images.rglob("*.png"))
-    answers = json.loads(engine("predict", "phantoms", *files, "--json", "--models", models).success)
+    answers = json.loads(engine("predict", "phantoms", *files, "--json", "--insist", "--models", models).success)
     for model, scores in written["models"].items():
         matrix = [[0] * 4 for _ in CLASSES]
         for file, answer in zip(files, answers, strict=True):
@@ -350,7 +350,8 @@ def test_predict_prints_one_entry_per_image_in_the_order_given(engine: Command, 
             assert list(opinion["probabilities"]) == CLASSES
             assert sum(opinion["probabilities"].values()) == pytest.approx(1)
             assert opinion["label"] == max(CLASSES, key=opinion["probabilities"].__getitem__)
-            assert opinion["prediction_set"] == [opinion["label"]]
+            assert opinion["prediction_set"][0] == opinion["label"]
+            assert set(opinion["prediction_set"]) <= set(CLASSES)
 
 
 def test_predict_in_words_names_simulated_hospitals_and_the_disclaimer(
@@ -384,11 +385,50 @@ def test_an_unreadable_image_does_not_silence_the_others(engine: Command, models
     assert set(second["opinions"]) == MODELS
 
 
-def test_a_tall_colour_jpeg_is_predicted(engine: Command, models: Path, tmp_path: Path) -> None:
+def test_an_image_of_another_kind_is_refused_and_answered_only_if_insisted(
+    engine: Command, models: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "x.jpg"
     Image.new("RGB", (40, 90), (90, 20, 20)).save(path)
-    (answer,) = json.loads(engine("predict", "phantoms", path, "--json", "--models", models).success)
-    assert set(answer["opinions"]) == MODELS
+    arguments = ("predict", "phantoms", path, "--models", models)
+    (answer,) = json.loads(engine(*arguments, "--json").success)
+    assert answer["refused"]
+    assert answer["reasons"]
+    assert answer["opinions"] == {}
+    told = engine(*arguments).success
+    assert "refused" in told
+    assert not any(label in told for label in CLASSES)
+    (insisted,) = json.loads(engine(*arguments, "--json", "--insist").success)
+    assert insisted["refused"]
+    assert set(insisted["opinions"]) == MODELS
+
+
+def test_a_report_is_written_without_the_images_name(
+    engine: Command, models: Path, images: Path, tmp_path: Path
+) -> None:
+    named = shutil.copy(one_image(images), tmp_path / "jane-doe.png")
+    folder = tmp_path / "reports"
+    assert engine("predict", "phantoms", named, "--models", models, "--report", folder, "--insist").success
+    assert {path.name for path in folder.iterdir()} == {"image-1.pdf", "image-1.json"}
+    for path in folder.iterdir():
+        assert b"jane" not in path.read_bytes()
+    report = read_json(folder / "image-1.json")
+    assert set(report["opinions"]) == MODELS
+    again = engine("predict", "phantoms", named, "--models", models, "--report", folder)
+    assert "image-1.pdf: is there already" in again.error
+
+
+def test_a_report_of_a_run_is_refused(engine: Command, artifacts: Path, images: Path, tmp_path: Path) -> None:
+    arguments = ("predict", "run-001", one_image(images), "--artifacts", artifacts, "--report", tmp_path / "r")
+    assert "publish the run first" in engine(*arguments).error
+
+
+def test_calibrating_anew_says_where_it_stands(
+    engine: Command, models: Path, artifacts: Path, phantom_root: Path
+) -> None:
+    options = ("--artifacts", artifacts, "--models", models, "--data", phantom_root)
+    assert engine("calibrate", "phantoms", *options).code == 0
+    assert engine("calibrate", "phantoms", "--artifacts", models, "--models", models).error.startswith(str(models))
 
 
 # --- lists and rollback --------------------------------------------------------------------------------------------
@@ -480,7 +520,8 @@ def test_the_bare_process_really_has_no_torch(bare: Command, artifacts: Path, im
 
 
 def test_predict_needs_no_torch(bare: Command, models: Path, images: Path) -> None:
-    answers = json.loads(bare("predict", "phantoms", one_image(images), "--json", "--models", models).success)
+    command = ("predict", "phantoms", one_image(images), "--json", "--insist", "--models", models)
+    answers = json.loads(bare(*command).success)
     assert set(answers[0]["opinions"]) == MODELS
 
 

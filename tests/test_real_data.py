@@ -11,6 +11,8 @@ from engine.federation.training_run import start_run, train_run
 from engine.inference.evaluate import evaluate_folder
 from engine.inference.panel import open_panel
 from engine.publishing.publish import publish_run
+from engine.results.published import current_version
+from engine.results.run_folder import find_run
 
 PROJECT = Path(__file__).resolve().parent.parent
 ROOT = Path(os.environ.get("CONSILIUM_DATA", "/nowhere")) / "brain-mri"
@@ -25,6 +27,7 @@ pytestmark = [
 def brain() -> Federation:
     changes = (
         "model.architecture='compact-cnn'",
+        "model.weights='none'",
         "model.image_size_px=32",
         "training.rounds=6",
         "training.learning_rate=4e-3",
@@ -67,3 +70,18 @@ def test_the_whole_path_from_folders_to_served_scores(data: FederationData, tmp_
     assert scores["local/aiims-delhi"]["accuracy"] > 0.45, (
         "trained on most of these images, it must beat the largest class (0.386)"
     )
+
+
+def test_the_published_version_answers_as_its_run_says(data: FederationData) -> None:
+    """models/brain-mri on the run's own test images: int8 and fp16 may differ from the run on few of them."""
+    version = current_version(PROJECT / "models", "brain-mri")
+    run = find_run(PROJECT / "artifacts", version.manifest.run)
+    run.verify()
+    panel = open_panel(version)
+    files = [ROOT / row["path"] for row in run.read_json("dataset_splits.json")["images"] if row["split"] == "test"]
+    labels = [row["label"] for row in run.read_json("dataset_splits.json")["images"] if row["split"] == "test"]
+    recorded = run.read_json("evaluation.json")["splits"]["test"]["global"]["all"]["accuracy"]
+    readings = [panel.read(file, insist=True) for file in files]
+    right = [reading.opinions["global"].label == label for reading, label in zip(readings, labels, strict=True)]
+    assert abs(sum(right) / len(right) - recorded) < 0.02
+    assert sum(reading.refused for reading in readings) <= 0.05 * len(readings)

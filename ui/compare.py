@@ -3,82 +3,144 @@
 An uploaded image lives in the uploader and in local names alone: no cache, no session state, no file.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
+from engine.data.images import Pixels, read_image
 from engine.errors import ImageError
 from engine.inference.panel import Panel, Reading
-from engine.results.published import VersionManifest
-from ui.examples import draw_example, example_labels
-from ui.opinions import NOT_CALIBRATED, agreement, answer, opinion_rows, panel_rows, probability_table
-from ui.pictures import browser_picture
+from engine.results.published import PublishedVersion, VersionManifest
+from ui.batch import choose_picture, forget_lines
+from ui.consent import ask_once
+from ui.forgetting import drop_downloads, drop_stale_downloads
+from ui.given import Picture, next_example, take_pictures
+from ui.heatmaps import LAID_PX, Why, draw_why, lay_over, legend, why_sentences
+from ui.opinions import NOT_CALIBRATED, agreement, answer, calibrated_sentence, opinion_rows, panel_rows
+from ui.probabilities import EXPLAIN, probability_table
+from ui.read_first import agreement_with_reader, ask_reader, forget_others, is_reading_first, own_label
+from ui.refusal import draw_refusal
+from ui.report_buttons import draw_report_buttons
+from ui.viewing import View, crop, draw_view, has_colours, header_of, invert, picture_url
 
-SUFFIXES = ["png", "jpg", "jpeg", "dcm"]
 SHOWN_PX = 1024
-PRIVACY = "Remove names from the picture first. Your image stays in this server's memory until you remove it."
-
-
-@dataclass(frozen=True)
-class Picture:
-    content: bytes
-    caption: str
-    is_example: bool = False
+PRIVACY = "Remove names from the picture first."
+GIVEN = "given"  # the uploader's ids of its files
 
 
 @st.fragment
-def draw_compare(panel: Panel, manifest: VersionManifest) -> None:
+def draw_compare(panel: Panel, version: PublishedVersion) -> None:
     """A new image redraws this part alone, so a version is verified and loaded once."""
-    federation = manifest.federation
-    st.markdown(f"Made for {federation.intended_input}. {PRIVACY}")
+    manifest = version.manifest
+    st.markdown(f"Made for {manifest.federation.intended_input}. {PRIVACY}")
+    understood = ask_once()
     left, right = st.columns([5, 7], gap="medium")
     with left:
-        picture = _take_picture(manifest)
-    if picture is None:
+        pictures = take_pictures(manifest, has_gate=panel.calibration is not None)
+    if pictures and understood:
         with right:
+            picture = choose_picture(pictures, panel, version)
+        _draw_one(picture, panel, version, left, right)
+    else:
+        with right:
+            if pictures:
+                st.info("No image is read before you have understood the note above.", icon=":material/info:")
             st.subheader(f"Who will answer: {len(panel.models)} models", anchor=False)
-            st.html(panel_rows(federation, list(panel.models), manifest.class_counts))
-        return
+            st.html(panel_rows(manifest.federation, list(panel.models), manifest.class_counts))
+    drop_stale_downloads()
+    _forget_removed(pictures)
+
+
+def _draw_one(
+    picture: Picture, panel: Panel, version: PublishedVersion, left: DeltaGenerator, right: DeltaGenerator
+) -> None:
+    """Gate first, then the reader's own label where one is asked for, then the opinions."""
+    federation, content = version.federation, picture.content
+    image_spot, why_spot, view_spot = left.container(), left.container(), left.empty()
+    insisted = False
     try:
-        shown = browser_picture(picture.content, colour=federation.model.colour, longest_px=SHOWN_PX)
-        reading = panel.read(picture.content)
+        with view_spot.container():
+            view = draw_view(content, picture.key)
+        arguments = view.reading_arguments()
+        pixels = read_image(content, colour=True, **arguments)
+        reading = panel.read(content, **arguments)
+        if reading.refused:
+            with right:
+                insisted = draw_refusal(federation, reading.reasons, picture.key)
+            if insisted:
+                reading = panel.read(content, insist=True, **arguments)
     except ImageError as error:
+        view_spot.empty()
         right.error(f"This image cannot be read ({error}). Choose another one; nothing else has changed.")
         return
-    side = federation.model.image_size_px
-    seen = f"{shown.width:,} x {shown.height:,} px; the models see it at {side} x {side} px."
-    left.image(shown.url, caption=f"{picture.caption} {seen}", width="stretch", alt="The image the opinions are about")
-    if picture.is_example:
-        left.button("Draw another", icon=":material/refresh:", on_click=_next_example, type="tertiary")
+    own = own_label(picture.key)
+    waits = is_reading_first() and own is None and bool(reading.opinions)
+    with why_spot:
+        why = None if waits else draw_why(federation, reading)
+    with image_spot:
+        _draw_image(picture, pixels, reading, version, view, why)
     with right:
-        _draw_reading(reading, manifest)
+        if waits:
+            ask_reader(federation, picture.name, picture.key)
+            return
+        if reading.opinions:
+            _draw_opinions(reading, panel, version.manifest, own)
+        draw_report_buttons(reading, version, image_name=picture.name, insisted=insisted, own_reading=own)
 
 
-def _take_picture(manifest: VersionManifest) -> Picture | None:
-    """The upload, else the chosen example. An upload wins, because somebody wants to know about it."""
-    upload = st.file_uploader("Image (PNG, JPEG or DICOM)", type=SUFFIXES, key="upload", label_visibility="collapsed")
-    if upload is not None:
-        return Picture(upload.getvalue(), "Your image:")
-    federation = manifest.federation
-    labels = example_labels(federation)
-    chosen = None
-    if labels:
-        chosen = st.pills("Or try a synthetic slice, drawn for you", labels, key="example", wrap=True)
-    if not chosen:
-        return None
-    example = draw_example(federation, chosen, st.session_state.get("example_number", 0))
-    return Picture(example.content, example.caption, is_example=True)
+def _draw_image(
+    picture: Picture, pixels: Pixels, reading: Reading, version: PublishedVersion, view: View, why: Why | None
+) -> None:
+    """The image, what lies over it and what that means, then what there is to say about the file."""
+    federation = version.federation
+    seen = invert(pixels) if view.invert else pixels
+    alt = "The image the opinions are about"
+    if why is not None:
+        seen = lay_over(seen, reading, federation, why, LAID_PX * min(view.zoom, 2))
+        alt += f", with evidence for {why.label} in colour"
+    url = picture_url(crop(seen, view.zoom, view.across, view.down), SHOWN_PX)
+    height, width = pixels.shape[:2]
+    side = federation.model.image_size_px
+    grey = " in grey" if has_colours(pixels) and not federation.model.colour else ""
+    size = f"{width:,} x {height:,} px; the models see it at {side} x {side} px{grey}."
+    st.image(url, caption=f"{picture.caption} {size}", width="stretch", alt=alt)
+    if why is not None:
+        st.html(legend(federation, why))
+        st.caption(why_sentences(federation, reading, why))
+    for sentence in (*reading.remarks, header_of(picture.content)):
+        if sentence:
+            st.caption(sentence)
+    if picture.is_example:
+        another = "Another one" if federation.phantom_seed is None else "Draw another"
+        st.button(another, icon=":material/refresh:", on_click=next_example, type="tertiary")
 
 
-def _draw_reading(reading: Reading, manifest: VersionManifest) -> None:
-    federation, opinions = manifest.federation, reading.opinions
+def _draw_opinions(reading: Reading, panel: Panel, manifest: VersionManifest, own: str | None) -> None:
+    federation, opinions, calibration = manifest.federation, reading.opinions, panel.calibration
     st.subheader(answer(federation, opinions), anchor=False)
+    if own is not None:
+        st.markdown(agreement_with_reader(federation, opinions, own))
     st.markdown(agreement(federation, opinions, manifest.class_counts))
-    st.html(opinion_rows(federation, opinions, manifest.class_counts))
-    st.caption(NOT_CALIBRATED)
+    st.html(opinion_rows(federation, opinions, manifest.class_counts, calibrated=calibration is not None))
+    st.caption(NOT_CALIBRATED if calibration is None else calibrated_sentence(calibration.coverage))
     if st.toggle("All probabilities as a table", key="as_table"):
-        st.table(probability_table(federation, opinions))
+        operating: Mapping[str, Mapping[str, Mapping[str, object]]] = (
+            {} if calibration is None else calibration.measured.get("operating", {})
+        )
+        st.table(probability_table(federation, opinions, operating))
+        if operating:
+            st.caption(EXPLAIN)
 
 
-def _next_example() -> None:
-    st.session_state["example_number"] = st.session_state.get("example_number", 0) + 1
+def _forget_removed(pictures: list[Picture]) -> None:
+    """What was said of an image goes with it; where one was removed, its reports too, and the page runs anew."""
+    keys = [picture.key for picture in pictures]
+    forget_others(keys)
+    forget_lines(keys)
+    given = {picture.key for picture in pictures if not picture.is_example}
+    removed = set(st.session_state.get(GIVEN, ())) - given
+    st.session_state[GIVEN] = sorted(given)
+    if removed:
+        drop_downloads()
+        st.rerun()

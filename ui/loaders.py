@@ -12,7 +12,7 @@ import streamlit as st
 
 from engine.data.audit import Audit
 from engine.errors import RunError
-from engine.inference.panel import Panel, open_panel
+from engine.inference.panel import Panel, open_panel, read_calibration
 from engine.results.files import sha256_of
 from engine.results.published import PublishedVersion
 from engine.results.rounds import RoundLine
@@ -44,6 +44,15 @@ def load_audit(run: Run) -> Audit:
 def load_panel(folder: str, manifest_sha256: str) -> Panel:
     """The models of one published version. Only the shown version stays in memory; `manifest_sha256` is its key."""
     return open_panel(PublishedVersion(Path(folder)))
+
+
+@st.cache_data(max_entries=10, show_spinner=False)
+def load_calibration(folder: str, manifest_sha256: str) -> dict[str, Any] | None:
+    """`calibration.json` without its gate; None where a version has none. Raises ModelError where it is damaged."""
+    version = PublishedVersion(Path(folder))
+    version.verify()
+    calibration = read_calibration(version)
+    return None if calibration is None else calibration.model_dump(mode="json", exclude={"gate"})
 
 
 def rounds_table(lines: list[RoundLine]) -> pd.DataFrame:

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.config import Federation
+from engine.inference.calibration import Calibration
+from engine.results.files import write_text
+from engine.results.metrics import ECE_BINS
 from engine.results.published import PublishedFile
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
@@ -15,6 +18,7 @@ def write_card(
     name: str,
     files: Mapping[str, PublishedFile],
     class_counts: Mapping[str, Mapping[str, int]],
+    calibration: Calibration,
 ) -> None:
     federation = run.federation
     test = run.read_json("evaluation.json")["splits"]["test"]
@@ -67,18 +71,58 @@ def write_card(
             ],
         ),
         "",
+        *_calibration(federation, calibration),
+        "",
         "## Limits",
         "",
         *_limits(federation),
         "",
     ]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    write_text(path, "\n".join(lines))
+
+
+def _calibration(federation: Federation, calibration: Calibration) -> list[str]:
+    measured, promised = calibration.measured, f"{calibration.coverage:.0%}"
+    if ALL not in measured["refused"]:
+        return ["## Calibration", "", "The run has no test images, so the calibration is not measured."]
+    refused = measured["refused"][ALL]
+    rows = []
+    for model, fitted in calibration.models.items():
+        cell, sets = measured["calibration"][model][ALL], measured["sets"][model][ALL]
+        rows.append(
+            [
+                federation.model_name(model),
+                f"{fitted.temperature:.2f}",
+                f"{cell['before']['ece']:.3f}",
+                f"{cell['after']['ece']:.3f} ({_ends(cell['after']['interval'])})",
+                f"{sets['coverage']:.3f} ({_ends(sets['interval'])})",
+                f"{sets['mean_size']:.2f} ({_ends(sets['size_interval'])})",
+                f"{sets['n_images']:,}",
+            ]
+        )
+    return [
+        "## Calibration, prediction sets and refusal, on the run's test images, as served",
+        "",
+        *_table(
+            ["Model", "Temperature", "ECE before", "ECE after", f"Coverage of {promised} sets", "Mean size", "Images"],
+            rows,
+        ),
+        "",
+        f"In brackets 95% intervals; ECE over {ECE_BINS} bins. A local model's sets are promised for images like its "
+        "own hospital's alone; the table shows them on all hospitals' images. The gate refuses "
+        f"{refused['share']:.1%} ({_ends(refused['interval'])}) of these {refused['n_images']:,} images.",
+    ]
+
+
+def _ends(interval: list[float]) -> str:
+    return f"{interval[0]:.3f}-{interval[1]:.3f}"
 
 
 def _limits(federation: Federation) -> list[str]:
     limits = [
-        "- The same validation images chose the best round and measured what quantisation cost.",
-        "- Probabilities are not calibrated, and no image is refused yet: the version holds no calibration.json.",
+        "- One validation set serves everything: it chose the best round, measured what quantisation cost, and fitted "
+        "the temperatures, the prediction sets and the refusal gate's limits.",
+        "- The gate knows the training images by sums alone; what it lets pass may still be no image for these models.",
         "- The models share training images, so their agreement is no independent evidence.",
     ]
     if federation.split.patient_pattern is None:

@@ -1,8 +1,8 @@
-"""A finished run -> `models/NAME/vN/`: export, quantise, measure the loss on validation images, write the card."""
+"""A finished run -> `models/NAME/vN/`: export, quantise, measure the loss on validation images, calibrate, describe."""
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,13 @@ from engine.data.federation_data import FederationData
 from engine.data.images import Pixels
 from engine.data.splits import Part
 from engine.errors import ModelError, RunError
-from engine.inference.panel import Scorer, open_model
+from engine.inference.panel import CALIBRATION, Scorer, open_model
+from engine.publishing.calibrate import fit_calibration
 from engine.publishing.card import write_card
 from engine.publishing.export import convert_fp16, export_onnx, quantise_int8
 from engine.publishing.meta import model_meta, training_counts
 from engine.publishing.run_panel import load_network, run_models
-from engine.results.files import sha256_of, write_json
+from engine.results.files import sha256_of, sweep_partial, write_json
 from engine.results.published import (
     NAME,
     VERSION,
@@ -32,6 +33,8 @@ CALIBRATION_IMAGES = 128
 MAX_LOSS_POINTS = 1.0
 MAX_LOSS_IMAGES = 3
 BATCH = 32
+CARD, MANIFEST = "card.md", "manifest.json"
+RENEWED = (CALIBRATION, CARD)  # what calibrating anew writes again
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,7 @@ def publish_run(
     if not NAME.fullmatch(name):
         raise ModelError(f"'{name}' is no model name; use lower-case letters, digits and '-'")
     run.verify(with_weights=True)
-    if run.read_json("dataset_splits.json") != data.splits_json():
-        raise RunError(f"{run.folder}: the images are not those it was trained on; give --data DIR with those")
+    _require_same_images(run, data)
     home = models / name
     home.mkdir(parents=True, exist_ok=True)
     for left_over in home.glob(".publishing-*"):  # of a publish that was killed
@@ -68,30 +70,70 @@ def publish_run(
         for model in keys:
             on_model(model, len(keys))
             files[model] = _publish_model(run, model, data, partial)
-        counts = training_counts(run)
         write_json(partial / "model_meta.json", model_meta(run))
         write_json(partial / "label_map.json", run.read_json("label_map.json"))
-        write_card(partial / "card.md", run, name, files, counts)
         version = _next_version(home)
-        manifest = VersionManifest(
-            name=name,
-            version=version,
-            published_at=now(),
-            run=run.name,
-            run_manifest_sha256=sha256_of(run.folder / "manifest.json"),
-            federation=run.federation,
-            class_counts=counts,
-            models=files,
-            files={
-                path.name: FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
-                for path in sorted(partial.iterdir())
-            },
-        )
-        write_json(partial / "manifest.json", manifest.model_dump(mode="json"))
+        _calibrate(partial, files, run, data, name, version, published_at=now())
         partial.replace(home / version)
     published = PublishedVersion(home / version)
     set_current(models, published)
     return published
+
+
+def calibrate_version(version: PublishedVersion, run: Run, data: FederationData) -> None:
+    """Fit and measure a version's calibration anew; its ONNX files stay as they are.
+
+    Killed on the way, the version may be refused until this has run again. Raises RunError, ModelError.
+    """
+    manifest = version.manifest
+    if sha256_of(run.folder / "manifest.json") != manifest.run_manifest_sha256:
+        raise RunError(f"{run.folder}: is not the run that {version.name}@{version.version} was made from")
+    run.verify()
+    _require_same_images(run, data)
+    sweep_partial(version.folder)
+    version.verify(except_for=RENEWED)
+    _calibrate(
+        version.folder, manifest.models, run, data, manifest.name, manifest.version, published_at=manifest.published_at
+    )
+
+
+def _require_same_images(run: Run, data: FederationData) -> None:
+    if run.read_json("dataset_splits.json") != data.splits_json():
+        raise RunError(f"{run.folder}: the images are not those it was trained on; give --data DIR with those")
+
+
+def _calibrate(
+    folder: Path,
+    files: Mapping[str, PublishedFile],
+    run: Run,
+    data: FederationData,
+    name: str,
+    version: str,
+    *,
+    published_at: str,
+) -> None:
+    """Write what follows from the served graphs: calibration.json, card.md, and last the manifest over all files."""
+    scorers = {model: open_model(folder / entry.file) for model, entry in files.items()}
+    calibration = fit_calibration(scorers, data)
+    counts = training_counts(run)
+    write_json(folder / CALIBRATION, calibration.model_dump(mode="json"))
+    write_card(folder / CARD, run, name, files, counts, calibration)
+    manifest = VersionManifest(
+        name=name,
+        version=version,
+        published_at=published_at,
+        run=run.name,
+        run_manifest_sha256=sha256_of(run.folder / "manifest.json"),
+        federation=run.federation,
+        class_counts=counts,
+        models=dict(files),
+        files={
+            path.name: FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
+            for path in sorted(folder.iterdir())
+            if path.name != MANIFEST
+        },
+    )
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def _publish_model(run: Run, model: str, data: FederationData, folder: Path) -> PublishedFile:
@@ -125,7 +167,7 @@ def _publish_model(run: Run, model: str, data: FederationData, folder: Path) -> 
 def _n_correct(scorer: Scorer, images: _Labelled) -> int:
     correct = 0
     for start in range(0, len(images.labels), BATCH):
-        logits = scorer(images.pixels[start : start + BATCH])
+        logits, _ = scorer(images.pixels[start : start + BATCH])
         correct += int((logits.argmax(axis=1) == images.labels[start : start + BATCH]).sum())
     return correct
 

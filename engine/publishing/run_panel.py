@@ -1,10 +1,14 @@
 """The models of a run as networks, from its weights: to export them, or to score them as they were trained."""
 
-import numpy as np
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 
+from engine.data.images import Pixels
 from engine.federation.checkpoint import load_tensors
-from engine.inference.panel import Logits, Panel, Scorer
+from engine.inference.heatmap import Head
+from engine.inference.panel import FeatureMaps, Logits, Panel
 from engine.results.run_folder import Run
 from engine.training.build import build_network
 from engine.training.networks import Network
@@ -31,14 +35,23 @@ def empty_network(run: Run) -> Network:
 def open_run_panel(run: Run) -> Panel:
     """A run's own weights as a panel; scores in torch, float32."""
     run.verify(with_weights=True)
-    return Panel(run.federation, {model: _scorer(load_network(run, model)) for model in run_models(run)})
+    return Panel(run.federation, {model: TorchModel(load_network(run, model)) for model in run_models(run)})
 
 
-def _scorer(network: Network) -> Scorer:
+@dataclass(frozen=True)
+class TorchModel:
+    """A run's own weights as a scorer."""
+
+    network: Network
+
+    @cached_property
+    def head(self) -> Head:
+        layer = self.network.get_submodule(self.network.head_name)
+        weight, bias = (layer.get_parameter(name).detach().numpy() for name in ("weight", "bias"))
+        return Head(weight, bias)
+
     @torch.inference_mode()
-    def score(images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Logits:
+    def __call__(self, images: Pixels) -> tuple[Logits, FeatureMaps]:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
-        logits: Logits = network(network.normalise(pixels)).numpy()
-        return logits
-
-    return score
+        feature_map = self.network.feature_map(self.network.normalise(pixels))
+        return self.network.classify(feature_map).numpy(), feature_map.numpy()

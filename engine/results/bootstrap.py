@@ -28,8 +28,7 @@ def bootstrap_intervals(
     Classes without images in a replicate stay out of its means, and replicates in which a score cannot be computed
     (an AUC of one class alone) out of its interval. Seeded: the same predictions give the same interval.
     """
-    names, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), REPLICATES)
+    group_of, weights = _resample(groups, seed)
     probabilities = softmax(logits)
     samples = _confusion_scores(probabilities, labels, group_of, weights, len(classes))
     samples["ece"] = _ece_samples(probabilities, labels, group_of, weights)
@@ -40,9 +39,22 @@ def bootstrap_intervals(
     for name, values in samples.items():
         usable = values[np.isfinite(values)]
         if len(usable):
-            low, high = np.percentile(usable, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-            intervals[name] = (float(low), float(high))
+            intervals[name] = _ends(usable)
     return intervals
+
+
+def bootstrap_mean(values: Floats, groups: Sequence[str], *, seed: int = 0) -> tuple[float, float]:
+    """Low and high end of the mean of one value per image."""
+    group_of, weights = _resample(groups, seed)
+    return _ends((weights @ np.bincount(group_of, values)) / (weights @ np.bincount(group_of)))
+
+
+def ece_interval(
+    probabilities: Floats, labels: Integers, groups: Sequence[str], *, seed: int = 0
+) -> tuple[float, float]:
+    """Low and high end of the expected calibration error of probabilities (n, classes)."""
+    group_of, weights = _resample(groups, seed)
+    return _ends(_ece_samples(probabilities, labels, group_of, weights))
 
 
 def weighted_auc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Doubles) -> Doubles:
@@ -58,6 +70,18 @@ def weighted_auc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Doubl
         won = (hits * (below + misses / 2)).sum(axis=1)
         areas.append(np.divide(won, pairs, out=np.full(len(rows), np.nan), where=pairs > 0))
     return np.concatenate(areas)
+
+
+def _resample(groups: Sequence[str], seed: int) -> tuple[Integers, Integers]:
+    """The group of every image, and how often each replicate (REPLICATES, groups) draws each group."""
+    names, group_of = np.unique(np.asarray(groups), return_inverse=True)
+    share = np.full(len(names), 1 / len(names))
+    return group_of, np.random.default_rng(seed).multinomial(len(names), share, REPLICATES)
+
+
+def _ends(samples: Doubles) -> tuple[float, float]:
+    low, high = np.percentile(samples, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _confusion_scores(

@@ -39,6 +39,16 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def sweep_partial(folder: Path) -> None:
+    """Take away what writes that were killed left in a folder."""
+    for left_over in folder.glob(".*.partial"):
+        left_over.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any:
     """Raises ValueError (json's own is one) or OSError; the caller knows what the file means."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ An exact version is loaded and checked against its hashes; nothing is ever "the 
 
 import os
 import re
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -86,15 +87,17 @@ class PublishedVersion:
     def manifest_sha256(self) -> str:
         return sha256_of(self.folder / "manifest.json")
 
-    def verify(self) -> None:
+    def verify(self, except_for: Collection[str] = ()) -> None:
         """Raise ModelError at the first file that is missing or not as it was published."""
         if (self.manifest.name, self.manifest.version) != (self.name, self.version):
             was = f"{self.manifest.name}@{self.manifest.version}"
             raise ModelError(f"{self.folder}: holds {was}, copied or renamed; publish versions, do not move them")
-        unknown = {path.name for path in self.folder.iterdir()} - {"manifest.json", *self.manifest.files}
+        unknown = {path.name for path in self.folder.iterdir()} - {"manifest.json", *self.manifest.files, *except_for}
         if unknown:
             raise ModelError(f"{self.folder / min(unknown)}: is no part of this version; take it away")
         for name, entry in self.manifest.files.items():
+            if name in except_for:
+                continue
             path = self.folder / name
             if not path.is_file():
                 raise ModelError(f"{path}: is missing; {REMEDY}")
