@@ -77,19 +77,28 @@ def memory_megabytes(server: subprocess.Popen[bytes], field: str = "VmRSS") -> f
     return float("nan")
 
 
-def read_image(page: Page, image: Path) -> float:
-    """Seconds from giving Compare an image to every model's row."""
+def read_image(page: Page, image: Path) -> tuple[float, float]:
+    """Seconds from giving Compare an image to every model's row, and to the federated model's heatmap after that."""
+    understood = page.get_by_role("button", name="I understand")
+    if understood.count():
+        understood.click()
+        page.locator(DRAWN).wait_for(timeout=PATIENCE_SECONDS * 1000)
     started = time.perf_counter()
     page.locator('input[type="file"]').set_input_files(image)
     page.locator(".opinions li:has(.bar)").last.wait_for(timeout=PATIENCE_SECONDS * 1000)
     page.locator(DRAWN).wait_for(timeout=PATIENCE_SECONDS * 1000)
-    return time.perf_counter() - started
+    opinions = time.perf_counter() - started
+    page.get_by_text("One model's heatmap").click()
+    page.locator(".legend").wait_for(timeout=PATIENCE_SECONDS * 1000)
+    page.locator(DRAWN).wait_for(timeout=PATIENCE_SECONDS * 1000)
+    return opinions, time.perf_counter() - started - opinions
 
 
 def main(
     name: Annotated[str, typer.Argument(help="A published model")],
     image: Annotated[Path, typer.Argument(help="PNG, JPEG or DICOM")],
     repeats: int = 5,
+    uploads: Annotated[int, typer.Option(help="Uploads to Compare, each on a page of its own")] = 50,
     chromium: Annotated[str, typer.Option(help="The browser")] = "/usr/bin/chromium",
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
@@ -114,10 +123,16 @@ def main(
                 seen = [open_path(page, at) for _ in range(repeats)]
                 rows[f"warm {path or 'Home'}"] = _row(list(zip(seen, plain, strict=True)), memory_megabytes(server))
             readings = []
-            for _ in range(repeats):
+            for _ in range(uploads):
                 open_path(page, f"Compare?model={name}")
                 readings.append(read_image(page, image))
-            rows["a reading on Compare"] = _row([(seconds, None) for seconds in readings], memory_megabytes(server))
+            for what, seconds in (
+                ("an upload to opinions", [opinions for opinions, _ in readings]),
+                ("then to a heatmap", [heatmap for _, heatmap in readings]),
+            ):
+                rows[f"{what}, median"] = _row([(one, None) for one in seconds])
+                rows[f"{what}, p95"] = _row([(statistics.quantiles(seconds, n=20)[-1], None)])
+            rows["after them"] = _row([], memory_megabytes(server))
             rows["peak"] = _row([], memory_megabytes(server, "VmHWM"))
         browser.close()
     show(f"The dashboard with {name}, and a bare Streamlit page (goal: memory <= 400 MB)", rows, as_json=as_json)

@@ -218,7 +218,7 @@ def test_a_photograph_and_a_page_of_text_are_refused_with_reasons(phantom_versio
 def test_most_images_of_the_federations_own_kind_pass(phantom_version: Path, phantom_root: Path) -> None:
     panel = open_panel(current_version(phantom_version, "phantoms"))
     readings = [panel.read(file) for file in sorted(phantom_root.glob("hospital-*/*/*.png"))[::6]]
-    assert np.mean([reading.refused for reading in readings]) <= 0.1
+    assert np.mean([reading.refused for reading in readings]) <= 0.2  # limits from some 25 images
     passed = next(reading for reading in readings if not reading.refused)
     for model, opinion in passed.opinions.items():
         assert opinion.label == opinion.prediction_set[0]

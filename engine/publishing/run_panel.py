@@ -52,6 +52,6 @@ class TorchModel:
 
     @torch.inference_mode()
     def __call__(self, images: Pixels) -> tuple[Logits, FeatureMaps]:
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+        pixels = torch.tensor(images).permute(0, 3, 1, 2).float().div_(255)
         feature_map = self.network.feature_map(self.network.normalise(pixels))
         return self.network.classify(feature_map).numpy(), feature_map.numpy()
