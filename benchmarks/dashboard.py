@@ -82,6 +82,7 @@ def read_image(page: Page, image: Path) -> tuple[float, float]:
     understood = page.get_by_role("button", name="I understand")
     if understood.count():
         understood.click()
+        understood.wait_for(state="detached", timeout=PATIENCE_SECONDS * 1000)
         page.locator(DRAWN).wait_for(timeout=PATIENCE_SECONDS * 1000)
     started = time.perf_counter()
     page.locator('input[type="file"]').set_input_files(image)

@@ -19,6 +19,7 @@ from engine.federation.transports.in_process import InProcessTransport
 from engine.results.rounds import RoundLine
 from engine.training.augment import augment
 from engine.training.build import build_network
+from engine.training.device import autocast
 from engine.training.images import ImageSet
 from engine.training.networks import Network, Tensors
 
@@ -38,7 +39,7 @@ def bare_round(
     training_sets: dict[str, ImageSet],
     validation_sets: dict[str, ImageSet],
 ) -> None:
-    """The same images, network, optimizer, augmentation and validation, and nothing else."""
+    """The same images, network, precision, optimizer, augmentation and validation, and nothing else."""
     config = federation.training
     weights = {name: tensor.clone() for name, tensor in start.items()}
     copies, sizes = [], []
@@ -54,7 +55,9 @@ def bare_round(
             pixels, labels = images.batch(positions, CPU)
             pixels = augment(pixels, config.augment, generator)
             optimizer.zero_grad()
-            functional.cross_entropy(network(network.normalise(pixels)), labels).backward()
+            with autocast(CPU, config):
+                logits = network(network.normalise(pixels))
+            functional.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
         copies.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         sizes.append(len(images))

@@ -19,9 +19,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = ("Home", "Hospitals", "Training", "Evaluation", "Compare", "Runs")
-WIDTHS_PX = {1280: 900, 400: 860}
+HEIGHTS_PX = {1280: 900, 400: 860}
 DRAWN = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 PORT = 8597
+WHOLE_PX = 2600
 SETTLE_MS = 1500  # plotly and the map draw after the script has ended
 
 
@@ -43,16 +44,20 @@ def dashboard() -> Iterator[str]:
         server.wait()
 
 
-def open_page(browser: Browser, address: str, name: str, width: int, scheme: str, image: Path | None) -> Page:
-    page = browser.new_page(viewport={"width": width, "height": WIDTHS_PX[width]}, color_scheme=scheme)
-    page.goto(f"{address}/{'' if name == 'Home' else name}")
+def open_page(
+    browser: Browser, address: str, name: str, width: int, height: int, scheme: str, model: str, image: Path | None
+) -> Page:
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    paths = {"Home": "", "Compare": f"Compare?model={model}"}
+    page.goto(f"{address}/{paths.get(name, name)}")
     page.locator("h1").first.wait_for(timeout=60_000)
     page.locator(DRAWN).wait_for(timeout=60_000)
     if name == "Compare":
         understood = page.get_by_role("button", name="I understand")
         if understood.count():
             understood.click()
-            page.locator("input[type=file]").wait_for(state="attached", timeout=60_000)
+            understood.wait_for(state="detached", timeout=60_000)
+            page.locator(DRAWN).wait_for(timeout=60_000)
         if image is not None:
             page.locator("input[type=file]").set_input_files(image)
             page.locator(".opinions li:has(.bar)").last.wait_for(timeout=60_000)
@@ -63,19 +68,21 @@ def open_page(browser: Browser, address: str, name: str, width: int, scheme: str
 def main(
     folder: Annotated[Path, typer.Argument(help="Where the pictures go")] = Path("docs"),
     image: Annotated[Path | None, typer.Option(help="An image to show on Compare")] = None,
+    model: Annotated[str, typer.Option(help="The published model on Compare")] = "brain-mri",
     docs: Annotated[bool, typer.Option(help="Only what the README shows")] = False,
     chromium: Annotated[str, typer.Option(help="The browser")] = "/usr/bin/chromium",
 ) -> None:
     os.environ.setdefault("STREAMLIT_BROWSER_GATHER_USAGE_STATS", "false")
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [(name, width, scheme) for name in PAGES for width in WIDTHS_PX for scheme in ("light", "dark")]
+    wanted = [(name, width, scheme) for name in PAGES for width in HEIGHTS_PX for scheme in ("light", "dark")]
     if docs:
         wanted = [(name, 1280, "light") for name in PAGES] + [("Compare", 400, "dark")]
     with dashboard() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for name, width, scheme in wanted:
-            page = open_page(browser, address, name, width, scheme, image)
-            page.screenshot(path=folder / f"{name.lower()}-{width}-{scheme}.png", full_page=not docs)
+            height = HEIGHTS_PX[width] if docs else WHOLE_PX  # a page scrolls inside itself
+            page = open_page(browser, address, name, width, height, scheme, model, image)
+            page.screenshot(path=folder / f"{name.lower()}-{width}-{scheme}.png")
             page.close()
         browser.close()
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.cli import main
-from engine.config import Federation
+from engine.config import Federation, ModelConfig
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.errors import ConfigError, RunError
 from engine.federation.training_run import start_run, train_run
@@ -24,6 +24,7 @@ from engine.results.run_folder import Run, find_run
 from engine.training.build import build_network
 from engine.training.torchvision_import import torchvision_models
 
+NORMALISE = build_network(ModelConfig(image_size_px=32), 4, seed=0).normalise  # the one of torchvision's ResNets too
 META_KEYS = (
     "trained_at num_classes num_epochs best_epoch device datasets total_samples train_samples val_samples "
     "test_samples metrics"
@@ -61,9 +62,8 @@ def state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 def logits(network: torch.nn.Module, images: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
-        answer: torch.Tensor = network.eval()(
-            network.normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
-        )
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        answer: torch.Tensor = network.eval()(NORMALISE(pixels))
     return answer.numpy()
 
 

@@ -13,6 +13,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 PATIENCE_MS = 60_000
+ENDED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 
 pytestmark = pytest.mark.browser
 
@@ -149,6 +150,7 @@ def _open_compare(page: "sync_api.Page", address: str) -> None:
     understood.focus()
     page.keyboard.press("Enter")
     understood.wait_for(state="detached", timeout=PATIENCE_MS)
+    page.locator(ENDED).wait_for(timeout=PATIENCE_MS)  # until then what stood lower may stand twice
 
 
 def _insist(page: "sync_api.Page") -> None:
