@@ -80,10 +80,9 @@ def memory_megabytes(server: subprocess.Popen[bytes], field: str = "VmRSS") -> f
 def read_image(page: Page, image: Path) -> tuple[float, float]:
     """Seconds from giving Compare an image to every model's row, and to the federated model's heatmap after that."""
     understood = page.get_by_role("button", name="I understand")
-    if understood.count():
-        understood.click()
-        understood.wait_for(state="detached", timeout=PATIENCE_SECONDS * 1000)
-        page.locator(DRAWN).wait_for(timeout=PATIENCE_SECONDS * 1000)
+    understood.click(timeout=PATIENCE_SECONDS * 1000)
+    understood.wait_for(state="detached", timeout=PATIENCE_SECONDS * 1000)
+    page.locator(DRAWN).wait_for(timeout=PATIENCE_SECONDS * 1000)
     started = time.perf_counter()
     page.locator('input[type="file"]').set_input_files(image)
     page.locator(".opinions li:has(.bar)").last.wait_for(timeout=PATIENCE_SECONDS * 1000)

@@ -54,10 +54,9 @@ def open_page(
     page.locator(DRAWN).wait_for(timeout=60_000)
     if name == "Compare":
         understood = page.get_by_role("button", name="I understand")
-        if understood.count():
-            understood.click()
-            understood.wait_for(state="detached", timeout=60_000)
-            page.locator(DRAWN).wait_for(timeout=60_000)
+        understood.click(timeout=60_000)
+        understood.wait_for(state="detached", timeout=60_000)
+        page.locator(DRAWN).wait_for(timeout=60_000)
         if image is not None:
             page.locator("input[type=file]").set_input_files(image)
             page.locator(".opinions li:has(.bar)").last.wait_for(timeout=60_000)

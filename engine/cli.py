@@ -16,6 +16,7 @@ from engine.config import ARMS, PRESETS, Federation, load_federation, preset_ove
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.labels import nearest_class
+from engine.data.looks import LOOKS
 from engine.errors import ConfigError, ConsiliumError, ImageError
 from engine.inference.panel import Panel, open_panel
 from engine.results.files import write_json
@@ -79,11 +80,18 @@ def audit(federation_file: FederationFile, data: DataFolder = None) -> None:
     for column in ("Hospital", *federation.classes, "All", "Unreadable", "Exact copies"):
         table.add_column(column, justify="left" if column == "Hospital" else "right")
     for hospital, counts in found.audit.hospitals.items():
-        cells = [counts.class_counts[label] for label in federation.classes]
-        row = [*cells, counts.n_images, counts.unreadable, counts.exact_duplicates]
+        held = [counts.class_counts[label] for label in federation.classes]
+        row = [*held, counts.n_images, counts.unreadable, counts.exact_duplicates]
         table.add_row(federation.display_name(hospital), *(f"{cell:,}" for cell in row))
+    ranges = Table(title="What 90% of a hospital's images lie between")
+    for column in ("Hospital", "Width, px", "Height, px", "Brightness", "Contrast", "Sharpness"):
+        ranges.add_column(column, justify="left" if column == "Hospital" else "right")
+    for hospital, counts in found.audit.hospitals.items():
+        ends = [(counts.looks[name].low, counts.looks[name].high) for name in LOOKS if name in counts.looks]
+        cells = [f"{low:,.0f} - {high:,.0f}" if high > 1 else f"{low:.2f} - {high:.2f}" for low, high in ends]
+        ranges.add_row(federation.display_name(hospital), *cells)
     out = output()
-    out.print(table)
+    out.print(table, ranges)
     say(*(f"{finding.severity}: {finding.sentence}" for finding in found.audit.findings), to=out)
 
 
@@ -362,9 +370,12 @@ def predict(
             from engine.inference.report_page import write_report
 
             version = find_source(models_folder(models), source)
-            name = f"image {number}"
-            for path in write_report(reading, version, report, name, insisted=insist, made_at=now()):
-                say(f"Wrote {path}")
+            try:
+                paths = write_report(reading, version, report, f"image {number}", insisted=insist, made_at=now())
+            except ConsiliumError as error:  # the answers are still printed
+                unreadable.append(str(error))
+            else:
+                say(*(f"Wrote {path}" for path in paths))
     if as_json:
         typer.echo(json.dumps(answers, indent=2, ensure_ascii=False, allow_nan=False))
     else:

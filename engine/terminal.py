@@ -28,7 +28,7 @@ def stepper(bar: Progress) -> OnProgress:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=screen) as bar:
         yield bar
 
@@ -59,7 +59,7 @@ def print_scores(federation: Federation, models: dict[str, Any], title: str) -> 
 
 def output() -> Console:
     """stdout; as wide as it takes where nobody's terminal limits it, so that a pipe loses nothing."""
-    return Console() if sys.stdout.isatty() else Console(width=200)
+    return Console(markup=False) if sys.stdout.isatty() else Console(width=200, markup=False)
 
 
 def say(*lines: str, to: Console = screen) -> None:

@@ -556,3 +556,26 @@ def test_publishing_without_torch_says_what_to_install(bare: Command, artifacts:
     error = bare("publish", "run-001", "brain", "--artifacts", artifacts, "--models", tmp_path / "m").error
     assert "pip install -r requirements-engine.txt" in error
     assert not (tmp_path / "m").exists()
+
+
+def test_square_brackets_are_no_markup(engine: Command, models: Path, images: Path) -> None:
+    """A file's name stands beside a diagnosis, so it must be printed as it is."""
+    odd = images / "scan [old].png"
+    odd.write_bytes(one_image(images).read_bytes())
+    worse = images / "x[" / "b].png"
+    worse.parent.mkdir()
+    shutil.copy(odd, worse)
+    out = engine("predict", "phantoms", odd, worse, "--insist", "--models", models).success
+    assert "scan [old].png" in out
+    assert "x[/b].png" in out
+
+
+def test_a_name_of_another_federation_is_not_taken_over(
+    engine: Command, models: Path, artifacts: Path, phantom_root: Path
+) -> None:
+    path = models / "phantoms" / "v1" / "manifest.json"
+    manifest = read_json(path)
+    manifest["federation"]["name"] = "Chest"
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    options = ("--artifacts", artifacts, "--models", models, "--data", phantom_root)
+    assert "'phantoms' is 'Chest'" in engine("publish", "run-001", "phantoms", *options).error

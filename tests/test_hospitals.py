@@ -118,10 +118,16 @@ def test_a_folder_that_only_resembles_a_class_is_no_match(folder: str) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "nearest"),
-    [("gliomas", "glioma"), ("brain_glioma_tumor", "glioma"), ("gloima", "glioma"), ("xyz", None)],
+    [("gliomas", "glioma"), ("brain_glioma_tumor", "glioma"), ("gloima", "glioma"), ("xyz", None)]
+    + [(name, None) for name in ("tumor", "brain_tumor", "Tumour", "other", "no glioma", "not_glioma")],
 )
 def test_the_nearest_class_is_a_hint(folder: str, nearest: str | None) -> None:
     assert nearest_class(folder, ["glioma", "notumor"]) == nearest
+
+
+def test_a_hint_never_turns_a_disease_into_its_absence() -> None:
+    assert nearest_class("abnormal", ["normal", "pneumonia"]) is None
+    assert nearest_class("chest normal", ["normal", "pneumonia"]) == "normal"
 
 
 def test_an_unmatched_folder_is_named_and_its_images_left_out(root: Path, cache: Path) -> None:

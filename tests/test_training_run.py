@@ -1,5 +1,6 @@
 """A whole run: its folder, its figures, and that stopping it changes nothing."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from engine.config import load_federation
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.phantoms import write_phantoms
-from engine.errors import DataError, RunError
+from engine.errors import ConfigError, DataError, RunError
 from engine.federation.training_run import reopen_run, start_run, train_run
 from engine.results.metrics import score
 from engine.results.rounds import ALL, best_round, read_rounds, summaries
@@ -254,3 +255,35 @@ def test_golden_federation_learns_what_hospitals_alone_do_not(tmp_path: Path) ->
     assert f1["global"] == pytest.approx(0.92, abs=0.1)
     assert f1["central"] == pytest.approx(0.96, abs=0.08)
     assert f1["global"] > 0.05 + np.mean([f1[model] for model in MODELS if model.startswith("local/")])
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", "[]", '{"round": 1, "best_round": 9}'])
+def test_a_damaged_checkpoint_is_one_clear_line(tiny_data: FederationData, tmp_path: Path, damage: str) -> None:
+    run = start_run(tiny_data, "federations/phantoms.toml", tmp_path)
+    (run.folder / "checkpoint").mkdir()
+    (run.folder / "checkpoint" / "global.json").write_text(damage, encoding="utf-8")
+    with pytest.raises(RunError, match=r"global\.json: is damaged .*train anew"):
+        train_run(run, tiny_data)
+
+
+def test_a_device_or_weights_that_are_not_here_leave_no_run_folder(
+    tiny_data: FederationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    absent = {
+        "training": tiny_data.federation.training.model_copy(update={"device": "cuda"}),
+        "model": tiny_data.federation.model.model_copy(update={"weights": str(tmp_path / "absent.pth")}),
+    }
+    for key, value in absent.items():
+        federation = tiny_data.federation.model_copy(update={key: value})
+        with pytest.raises(ConfigError):
+            start_run(dataclasses.replace(tiny_data, federation=federation), "x.toml", tmp_path / "artifacts")
+    assert not list((tmp_path / "artifacts").glob("*"))
+
+
+def test_a_training_that_diverges_says_what_to_lower(tiny_data: FederationData, tmp_path: Path) -> None:
+    training = tiny_data.federation.training.model_copy(update={"learning_rate": 1e30, "optimizer": "sgd"})
+    federation = tiny_data.federation.model_copy(update={"training": training})
+    data = dataclasses.replace(tiny_data, federation=federation)
+    with pytest.raises(RunError, match=r"lower training\.learning_rate"):
+        train_run(start_run(data, "federations/phantoms.toml", tmp_path), data)

@@ -65,9 +65,27 @@ def draw_findings(audit: Audit, federation: Federation, hospital: str, n_images:
     if not own:
         st.markdown(f"Nothing wrong with the {count(n_images, 'image')} of {federation.display_name(hospital)}.")
     _draw(own)
+    sentence = looks_sentence(audit, hospital)
+    if sentence:
+        st.caption(sentence)
     if shared:
         st.markdown("**In the federation as a whole**")
         _draw(shared)
+
+
+def looks_sentence(audit: Audit, hospital: str) -> str:
+    """How large, bright and sharp its images are; empty where it holds none."""
+    looks = audit.hospitals[hospital].looks if hospital in audit.hospitals else {}
+    if not looks:
+        return ""
+    said = [
+        f"{looks[name].low:,.0f} to {looks[name].high:,.0f} px {word}"
+        for name, word in (("width_px", "wide"), ("height_px", "high"))
+    ]
+    said += [
+        f"{name} {looks[name].low:.2f} to {looks[name].high:.2f}" for name in ("brightness", "contrast", "sharpness")
+    ]
+    return f"Nine in ten of its images are {', '.join(said)} (each of 0 to 1)."
 
 
 def _draw(findings: list[Finding]) -> None:

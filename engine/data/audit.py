@@ -66,8 +66,10 @@ def audit_federation(
     findings += copy_findings(federation, copies)
     findings += look_alike_findings(federation, images, look_alikes, splits)
     findings += _class_findings(federation, holdings)
-    if images and all(image.patient is None for image in images):
-        sentence = "patients unknown: these figures flatter; expect a fall elsewhere"
+    unknown = sum(image.patient is None for image in images)
+    if unknown:
+        some = "" if unknown == len(images) else f" of {unknown:,} of {len(images):,} images"
+        sentence = f"patients{some} unknown: these figures flatter; expect a fall elsewhere"
         findings.append(Finding(severity="warning", kind="patients-unknown", hospital=None, sentence=sentence))
     order = {"error": 0, "warning": 1, "note": 2}
     return Audit(

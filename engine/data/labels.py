@@ -1,9 +1,13 @@
 """Which class a folder's name means: tolerant of case, spaces, '_' and '-', never of meaning."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 
 from engine.config import normalise
+
+DENIALS = {"no", "non", "not", "without", "minus", "un"}
+TYPO = 0.8  # of the letters in common; "tumour" and "notumor" share 0.77
 
 
 def match_label(folder: str, classes: Iterable[str], aliases: Mapping[str, str]) -> str | None:
@@ -16,11 +20,19 @@ def match_label(folder: str, classes: Iterable[str], aliases: Mapping[str, str])
 
 
 def nearest_class(folder: str, classes: Iterable[str]) -> str | None:
-    """The class whose name looks most like the folder's, for a hint; None when none is close."""
+    """The class that the folder's name spells with other words around it, or misspells, for a hint; else None.
+
+    Never one that the name may deny: "tumor" is not hinted to be "notumor", nor "abnormal" to be "normal".
+    """
     by_name = {normalise(label): label for label in classes}
+    words = re.split(r"[\s_-]+", folder.casefold())
     wanted = normalise(folder)
+    if not DENIALS.isdisjoint(words):
+        return None
     for name, label in by_name.items():
-        if name in wanted or wanted in name:
+        if name in words:
             return label
-    close = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0.5)
-    return by_name[close[0]] if close else None
+    for close in difflib.get_close_matches(wanted, by_name, n=len(by_name), cutoff=TYPO):
+        if close not in wanted.removesuffix("s") or close == wanted.removesuffix("s"):
+            return by_name[close]
+    return None

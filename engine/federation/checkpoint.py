@@ -48,12 +48,15 @@ class Checkpoint:
         """The state after the model's last whole round, or None before its first."""
         if not self._pointer(model).is_file():
             return None
-        pointer = read_json(self._pointer(model))
-        weights = load_tensors(self.folder / f"{slug(model)}-{pointer['round']:04d}.safetensors")
-        best = load_tensors(self.folder / f"{slug(model)}-{pointer['best_round']:04d}.safetensors")
-        return TrainingState(
-            weights, best, pointer["round"], pointer["best_round"], pointer["best_macro_f1"], pointer["best_loss"]
-        )
+        try:
+            pointer = read_json(self._pointer(model))
+            weights = load_tensors(self.folder / f"{slug(model)}-{pointer['round']:04d}.safetensors")
+            best = load_tensors(self.folder / f"{slug(model)}-{pointer['best_round']:04d}.safetensors")
+            return TrainingState(
+                weights, best, pointer["round"], pointer["best_round"], pointer["best_macro_f1"], pointer["best_loss"]
+            )
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise RunError(f"{self._pointer(model)}: is damaged ({error}); this run cannot go on, train anew") from None
 
     def remove(self) -> None:
         """Atomically out of sight first, so that a kill in between leaves no half checkpoint."""

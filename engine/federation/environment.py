@@ -10,12 +10,16 @@ from typing import Any
 import torch
 
 from engine import __version__
+from engine.config import TrainingConfig
+from engine.training.device import choose_device, trains_in_bf16
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "pillow", "pydicom", "safetensors", "pydantic")
 
 
-def describe_environment() -> dict[str, Any]:
+def describe_environment(config: TrainingConfig) -> dict[str, Any]:
+    """Raises ConfigError where the configured device is not here."""
+    device = choose_device(config)
     return {
         "schema_version": 1,
         "consilium": __version__,
@@ -24,7 +28,8 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda_device": torch.cuda.get_device_name() if device.type == "cuda" else None,
+        "training_precision": "bfloat16" if trains_in_bf16(device, config) else "float32",
         "packages": {name: _version(name) for name in PACKAGES},
     }
 

@@ -43,11 +43,17 @@ log = logging.getLogger("consilium")
 
 
 def start_run(data: FederationData, federation_file: str, artifacts: Path) -> Run:
-    """Make the run folder and write down everything that is known before training."""
+    """Make the run folder and write down everything that is known before training.
+
+    Raises ConfigError, and makes no folder, where the device or the starting weights are not here.
+    """
     require_trainable(data.audit)
+    federation = data.federation
+    environment = describe_environment(federation.training)
+    build_network(federation.model, len(federation.classes), federation.training.seed)
     folder = create_run(artifacts)
     config = RunConfig(started_at=now(), federation_file=federation_file, federation=data.federation)
-    write_json(folder / "environment.json", describe_environment())
+    write_json(folder / "environment.json", environment)
     write_json(folder / "audit.json", data.audit.model_dump(mode="json"))
     write_json(folder / "dataset_stats.json", data.stats_json())
     write_json(folder / "dataset_splits.json", data.splits_json())

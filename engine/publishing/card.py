@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from engine.config import Federation
 from engine.inference.calibration import Calibration
@@ -48,7 +49,7 @@ def write_card(
             [
                 [
                     federation.model_name(model),
-                    *(f"{cells[ALL][key]:.3f}" for key in ("accuracy", "balanced_accuracy", "macro_f1")),
+                    *(_score(cells[ALL], key) for key in ("accuracy", "balanced_accuracy", "macro_f1")),
                     f"{cells[ALL]['n_images']:,}",
                 ]
                 for model, cells in test.items()
@@ -75,7 +76,7 @@ def write_card(
         "",
         "## Limits",
         "",
-        *_limits(federation),
+        *_limits(run, test),
         "",
     ]
     write_text(path, "\n".join(lines))
@@ -110,26 +111,42 @@ def _calibration(federation: Federation, calibration: Calibration) -> list[str]:
         "",
         f"In brackets 95% intervals; ECE over {ECE_BINS} bins. A local model's sets are promised for images like its "
         "own hospital's alone; the table shows them on all hospitals' images. The gate refuses "
-        f"{refused['share']:.1%} ({_ends(refused['interval'])}) of these {refused['n_images']:,} images.",
+        f"{refused['share']:.1%} ({_percents(refused['interval'])}) of these {refused['n_images']:,} images.",
     ]
+
+
+def _percents(interval: list[float]) -> str:
+    return "-".join(f"{100 * end:.1f}" for end in interval)
 
 
 def _ends(interval: list[float]) -> str:
     return f"{interval[0]:.3f}-{interval[1]:.3f}"
 
 
-def _limits(federation: Federation) -> list[str]:
+def _score(cell: Mapping[str, Any], key: str) -> str:
+    interval = cell["intervals"].get(key)
+    return f"{cell[key]:.3f}" + (f" ({_ends(interval)})" if interval else "")
+
+
+def _limits(run: Run, test: Mapping[str, Any]) -> list[str]:
+    """What the fit and the audit's own findings about the data make of the scores."""
+    leading = next(iter(test.values()))[ALL]
+    shared = run.read_json("evaluation.json")["shared_classes"]
     limits = [
         "- One validation set serves everything: it chose the best round, measured what quantisation cost, and fitted "
         "the temperatures, the prediction sets and the refusal gate's limits.",
         "- The gate knows the training images by sums alone; what it lets pass may still be no image for these models.",
         "- The models share training images, so their agreement is no independent evidence.",
     ]
-    if federation.split.patient_pattern is None:
-        limits.append(
-            "- Patients unknown: these figures flatter; expect a fall elsewhere. Images of one patient may lie on both "
-            "sides of a split; only exact copies and look-alikes are kept on one side."
-        )
+    for finding in run.read_json("audit.json")["findings"]:
+        sentence = f"{finding['sentence'][:1].upper()}{finding['sentence'][1:]}."
+        if finding["kind"] == "patients-unknown":
+            limits.append(f"- {sentence} Images of one patient may lie on both sides of a split.")
+        elif finding["kind"] == "one-hospital-class":
+            if len(shared) > 1:
+                share = f"{leading['macro_f1_shared']:.3f}"
+                sentence += f" Over the classes that several hospitals hold ({', '.join(shared)}), macro-F1 is {share}."
+            limits.append(f"- {sentence}")
     return limits
 
 

@@ -29,7 +29,7 @@ def reference_meta(run: Run) -> dict[str, Any]:
     return {
         "trained_at": run.manifest.finished_at,
         "num_classes": len(run.federation.classes),
-        "num_epochs": run.federation.training.rounds * run.federation.training.local_epochs,
+        "num_epochs": run.federation.training.rounds,
         "best_epoch": best_round(run.rounds(), model),
         "device": run.read_json("environment.json")["cuda_device"] or "cpu",
         "datasets": [hospital.folder for hospital in run.federation.hospital],

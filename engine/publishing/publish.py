@@ -25,6 +25,7 @@ from engine.results.published import (
     PublishedFile,
     PublishedVersion,
     VersionManifest,
+    list_versions,
     set_current,
 )
 from engine.results.run_folder import FileEntry, Run, now
@@ -58,6 +59,11 @@ def publish_run(
         raise ModelError(f"'{name}' is no model name; use lower-case letters, digits and '-'")
     run.verify(with_weights=True)
     _require_same_images(run, data)
+    for other in list_versions(models, name)[-1:]:
+        if other.federation.name != run.federation.name:
+            raise ModelError(
+                f"'{name}' is '{other.federation.name}'; publish '{run.federation.name}' under its own name"
+            )
     home = models / name
     home.mkdir(parents=True, exist_ok=True)
     for left_over in home.glob(".publishing-*"):  # of a publish that was killed

@@ -24,12 +24,12 @@ def autocast(device: torch.device, config: TrainingConfig) -> contextlib.Abstrac
 
     Elsewhere bf16 would be emulated, far slower than float32. Evaluation is float32 everywhere.
     """
-    if config.precision == "float32" or not multiplies_bf16(device):
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16) if trains_in_bf16(device, config) else contextlib.nullcontext()
 
 
-def multiplies_bf16(device: torch.device) -> bool:
+def trains_in_bf16(device: torch.device, config: TrainingConfig) -> bool:
+    if config.precision == "float32":
+        return False
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has = torch.cpu.get_capabilities()

@@ -1,5 +1,6 @@
 """All hospitals in this process, one after the other, through one reusable network and without copying images."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -8,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from engine.config import Federation
-from engine.errors import ConsiliumError, RunError
+from engine.errors import ConsiliumError, RunError, UpdateError
 from engine.federation.seeds import derive_seed
 from engine.federation.transports import ValidationReply
 from engine.federation.updates import HospitalFailure, Update
@@ -78,6 +79,8 @@ class InProcessTransport:
             device=self._device,
             on_images=lambda n_images: self._on_images(round_number, hospital, n_images),
         )
+        if not all(math.isfinite(score.loss) for score in scores):
+            raise UpdateError("the loss is no longer a finite number; train anew with a lower training.learning_rate")
         epochs = tuple(Epoch(loss=s.loss, accuracy=s.accuracy, seconds=s.seconds) for s in scores)
         tensors = {name: tensor.detach() for name, tensor in self._network.state_dict().items()}
         return Update(hospital, tensors, len(images), epochs, time.perf_counter() - started)
