@@ -315,3 +315,16 @@ def test_two_runs_side_by_side(federation: Federation) -> None:
 def test_figures_are_plain_json(federation: Federation, rounds: pd.DataFrame) -> None:
     for figure in (model_curves(rounds, federation, "loss"), score_matrix(CELLS, federation, "ece")):
         json.loads(figure.to_json())
+
+
+def test_of_two_classes_missed_cases_and_false_alarms_lead(federation: Federation) -> None:
+    two = federation.model_copy(update={"classes": ("normal", "pneumonia"), "positive": None})
+    cell = {
+        "n_images": 50, "macro_f1": 0.9, "sensitivity": 0.95, "specificity": 0.8, "missed": 1, "false_alarms": 6,
+        "per_class": {"normal": {"support": 30}, "pneumonia": {"support": 20}},
+    }  # fmt: skip
+    sentence = answer_sentence({"global": {"all": cell}}, two, "macro_f1", "test")
+    assert sentence.startswith(
+        "Federated misses **1 of 20** pneumonia images (sensitivity 95.0%) and raises **6 false alarms** on 30 others "
+        "(specificity 80.0%). On all 50 test images, by Macro-F1: "
+    )

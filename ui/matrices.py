@@ -104,7 +104,10 @@ def confusion_figure(matrix: list[list[int]], classes: list[str], *, dark: bool 
 
 
 def answer_sentence(cells: Cells, federation: Federation, metric: str, split: str) -> str:
-    """Federated against the best hospital alone and against pooled, on all images of a split, in one sentence."""
+    """Federated against the best hospital alone and against pooled, on all images of a split, in one sentence.
+
+    Of two classes, what the leading model misses and what it raises falsely stand before it.
+    """
     better = min if metric == "ece" else max
     scored = {model: row[ALL] for model, row in cells.items() if ALL in row}
     if not scored:
@@ -122,7 +125,22 @@ def answer_sentence(cells: Cells, federation: Federation, metric: str, split: st
         parts.append(f"pooling all images {score_text(scored['central'], metric)}")
     hint = " (lower is better)" if metric == "ece" else ""
     name = SCORES[metric] if metric == "macro_f1" else SCORES[metric].lower()
-    return f"On all {n_images:,} {split} images, by {name}{hint}: {', '.join(parts)}."
+    errors = _errors_sentence(federation, *next(iter(scored.items())))
+    return f"{errors}On all {n_images:,} {split} images, by {name}{hint}: {', '.join(parts)}."
+
+
+def _errors_sentence(federation: Federation, model: str, values: dict[str, Any]) -> str:
+    """Missed cases and false alarms of a model for two classes; empty for more."""
+    positive = federation.positive_class
+    if positive is None or values.get("sensitivity") is None or values.get("specificity") is None:
+        return ""
+    cases = values["per_class"][positive]["support"]
+    healthy = values["n_images"] - cases
+    return (
+        f"{federation.model_name(model)} misses **{values['missed']:,} of {cases:,}** {positive} images (sensitivity "
+        f"{percent(values['sensitivity'])}) and raises **{values['false_alarms']:,} false alarms** on {healthy:,} "
+        f"others (specificity {percent(values['specificity'])}). "
+    )
 
 
 def matrix_caption(cells: Cells, split: str) -> str:

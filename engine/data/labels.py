@@ -33,6 +33,7 @@ def nearest_class(folder: str, classes: Iterable[str]) -> str | None:
         if name in words:
             return label
     for close in difflib.get_close_matches(wanted, by_name, n=len(by_name), cutoff=TYPO):
-        if close not in wanted.removesuffix("s") or close == wanted.removesuffix("s"):
+        one_holds_the_other = close in wanted or wanted in close
+        if not one_holds_the_other or wanted == f"{close}s":
             return by_name[close]
     return None
