@@ -161,7 +161,8 @@ def test_the_card_says_what_is_simulated_and_how_good_it_is(phantom_version: Pat
     assert "Research demonstration, not for diagnosis" in card
     assert "Phantom North (simulated)" in card
     assert "Synthetic: Every image is drawn by a program" in card
-    assert f"| Federated | {score['accuracy']:.3f} |" in card
+    low, high = score["intervals"]["accuracy"]
+    assert f"| Federated | {score['accuracy']:.3f} ({low:.3f}-{high:.3f}) |" in card
 
 
 def test_the_meta_has_the_reference_systems_keys(phantom_version: Path, tiny_data: FederationData) -> None:
