@@ -12,11 +12,11 @@ import torch
 import typer
 from pairs import show, summarise
 
-from engine.config import ModelConfig, TrainingConfig
 from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.transports import ValidationReply
 from engine.federation.updates import Update
 from engine.results.rounds import Epoch, RoundLine
+from engine.sections import ModelConfig, TrainingConfig
 from engine.training.build import build_network
 from engine.training.networks import Network, Tensors
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from engine.config import ARMS, PRESETS, Federation, load_federation, preset_overrides
+from engine.config import PRESETS, Federation, load_federation, preset_overrides
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.labels import nearest_class
@@ -31,6 +31,7 @@ from engine.results.published import (
 )
 from engine.results.rounds import ALL
 from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run, list_runs, now
+from engine.sections import ARMS
 from engine.terminal import fail, output, print_opinions, print_scores, progress_bar, say, stepper
 
 app = typer.Typer(

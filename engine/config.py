@@ -4,135 +4,36 @@ One file names the classes, the hospitals and their folders, how images are spli
 """
 
 import difflib
-import math
 import os
 import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from engine.errors import ConfigError, DataError
+from engine.sections import (
+    ARMS,
+    Arm,
+    AugmentConfig,
+    Hospital,
+    Identifier,
+    Location,
+    ModelConfig,
+    Section,
+    SplitConfig,
+    TrainingConfig,
+)
 
-Arm = Literal["federated", "local", "central"]
-ARMS: tuple[Arm, ...] = ("federated", "local", "central")
 PRESETS = {  # --preset NAME: settings that --set may still change
     "low-memory": ("training.batch_size=8", "model.image_size_px=64", "training.threads=1"),
 }
 RESERVED = ("all", "pooled", "global", "central", "federated", "local")  # words of the run folder
-Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Location(_Frozen):
-    place: str
-    latitude: float = Field(ge=-90, le=90)
-    longitude: float = Field(ge=-180, le=180)
-
-
-class Hospital(_Frozen):
-    """The owner of one local data set. `aliases` maps its own folder names to the federation's classes."""
-
-    id: Identifier
-    name: str = Field(min_length=1)
-    folder: str = Field(min_length=1)
-    location: Location | None = None
-    specialty: str = ""
-    aliases: dict[str, str] = {}
-
-    @field_validator("folder")
-    @classmethod
-    def _stay_inside_root(cls, folder: str) -> str:
-        if Path(folder).is_absolute() or ".." in Path(folder).parts:
-            raise ValueError("must be a path inside the federation's data folder, without '..'")
-        return folder
-
-
-class SplitConfig(_Frozen):
-    """Fractions of each hospital's images; `patient_pattern` is a regex whose first group names the patient."""
-
-    train: Fraction = 0.70
-    validation: Fraction = 0.15
-    test: Fraction = 0.15
-    seed: int = Field(0, ge=0)
-    patient_pattern: str | None = None
-
-    @field_validator("patient_pattern")
-    @classmethod
-    def _has_one_group(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            try:
-                groups = re.compile(pattern).groups
-            except re.error as error:
-                raise ValueError(f"is no regular expression: {error}") from None
-            if groups != 1:
-                raise ValueError(f"needs exactly one group, the patient; it has {groups}")
-        return pattern
-
-    @model_validator(mode="after")
-    def _sum_to_one(self) -> Self:
-        if not math.isclose(self.train + self.validation + self.test, 1.0, abs_tol=1e-6):
-            raise ValueError("train + validation + test must be 1")
-        return self
-
-
-class ModelConfig(_Frozen):
-    """`weights`: "none" (from scratch), "imagenet" (a download or a package), or a .safetensors/.pth file."""
-
-    architecture: Literal["resnet18", "efficientnet-lite0", "compact-cnn"] = "resnet18"
-    weights: str = "none"
-    freeze_backbone: bool = False
-    image_size_px: int = Field(128, ge=32, le=1024)
-    colour: bool = False
-    dropout: float = Field(0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _weights_fit(self) -> Self:
-        if self.freeze_backbone and self.weights == "none":
-            raise ValueError("freeze_backbone needs weights: a frozen random backbone learns nothing")
-        if self.architecture == "compact-cnn" and self.weights == "imagenet":
-            raise ValueError("weights = 'imagenet' exist for resnet18 and efficientnet-lite0 only")
-        return self
-
-
-class AugmentConfig(_Frozen):
-    """Random changes to training images, drawn anew for each image. Zero or false switches one off."""
-
-    flip: bool = True
-    rotation_degrees: float = Field(10.0, ge=0, le=180)
-    shift: float = Field(0.05, ge=0, le=0.5, description="of the image side")
-    scale: float = Field(0.1, ge=0, lt=1)
-    intensity: float = Field(0.1, ge=0, lt=1, description="brightness and contrast, relative")
-
-
-class TrainingConfig(_Frozen):
-    rounds: int = Field(20, ge=1)
-    local_epochs: int = Field(1, ge=1)
-    batch_size: int = Field(32, ge=2)
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1.5e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] = "none"
-    precision: Literal["auto", "float32"] = Field("auto", description="auto: bf16 where the machine multiplies it")
-    hospital_fraction: float = Field(1.0, gt=0, le=1)
-    min_hospitals: int = Field(1, ge=1)
-    keep_rounds: bool = False
-    seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(0, ge=0, description="0 leaves torch's own choice")
-    augment: AugmentConfig = AugmentConfig()
-
-
-class Federation(_Frozen):
+class Federation(Section):
     """One federation file. `data` is the data set's name below $CONSILIUM_DATA or data/."""
 
     name: str = Field(min_length=1)

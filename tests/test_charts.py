@@ -6,10 +6,11 @@ import re
 import pandas as pd
 import pytest
 
-from engine.config import Federation, Hospital, Location
+from engine.config import Federation
 from engine.data.audit import Audit, Finding
 from engine.results.rounds import Fit, RoundLine, Validation
 from engine.results.run_folder import Progress
+from engine.sections import Hospital, Location
 from ui.class_mix import class_mix_figure
 from ui.curves import best_rows, hospital_curves, model_curves, value_floor
 from ui.findings import caveats, findings_for, holdings_sentence

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from engine.config import ARMS, Federation, data_root, load_federation, require_data_root
+from engine.config import Federation, data_root, load_federation, require_data_root
 from engine.errors import ConfigError, DataError
+from engine.sections import ARMS
 
 GOOD = """\
 name = "Test"

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.cli import main
-from engine.config import Federation, ModelConfig
+from engine.config import Federation
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.errors import ConfigError, RunError
 from engine.federation.training_run import start_run, train_run
@@ -21,6 +21,7 @@ from engine.publishing import reference_layouts
 from engine.publishing.reference_layouts import export_run
 from engine.publishing.run_panel import open_run_panel
 from engine.results.run_folder import Run, find_run
+from engine.sections import ModelConfig
 from engine.training.build import build_network
 from engine.training.torchvision_import import torchvision_models
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from engine.config import Federation, SplitConfig
+from engine.config import Federation
 from engine.data.audit import Audit
 from engine.data.federation_data import read_federation_data
 from engine.data.hospitals import LocalImage
@@ -15,6 +15,7 @@ from engine.data.looks import measure_looks, small_grey
 from engine.data.near_duplicates import find_look_alikes, too_large
 from engine.data.phantoms import SCANNERS, draw_patient, render_slice
 from engine.data.splits import group_images, split_images
+from engine.sections import SplitConfig
 
 Grey = npt.NDArray[np.uint8]
 

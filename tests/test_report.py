@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pypdf import PdfReader
 
-from engine.config import Federation, Hospital, ModelConfig, normalise
+from engine.config import Federation, normalise
 from engine.data.images import FIT_RULE
 from engine.data.phantoms import SCANNERS, draw_slice
 from engine.errors import ModelError
@@ -30,6 +30,7 @@ from engine.inference.report_page import LEFT, MAX_MODELS, WARNING, WIDTH, latin
 from engine.results.files import sha256_of, write_json
 from engine.results.published import PublishedFile, PublishedVersion, VersionManifest, current_version
 from engine.results.run_folder import FileEntry
+from engine.sections import Hospital, ModelConfig
 
 MADE_AT = "2026-11-21T14:05:09+01:00"
 FOUR = ("glioma", "meningioma", "notumor", "pituitary")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine.config import TrainingConfig
 from engine.errors import RunError
 from engine.federation.rounds import TrainingState, choose_hospitals, run_rounds
 from engine.federation.transports import ValidationReply
 from engine.federation.updates import HospitalFailure, Update
 from engine.results.rounds import ALL, Epoch, RoundLine
+from engine.sections import TrainingConfig
 from engine.training.networks import Tensors
 
 EPOCHS = (Epoch(loss=1.0, accuracy=0.5, seconds=0.1),)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.config import SplitConfig
 from engine.data.hospitals import LocalImage
 from engine.data.splits import PARTS, group_images, split_images
+from engine.sections import SplitConfig
 
 HOSPITALS = ("north", "south", "west")
 LABELS = ("glioma", "notumor")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.config import AugmentConfig, ModelConfig, TrainingConfig
 from engine.errors import ConfigError
+from engine.sections import AugmentConfig, ModelConfig, TrainingConfig
 from engine.training.augment import augment
 from engine.training.build import build_network
 from engine.training.device import autocast, seeded

@@ -8,11 +8,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import Federation, Hospital
+from engine.config import Federation
 from engine.data.cache import Decoded, Progress, decode_images
 from engine.data.images import IMAGE_SUFFIXES, Pixels
 from engine.data.labels import match_label
 from engine.errors import DataError
+from engine.sections import Hospital
 
 
 @dataclass(frozen=True)

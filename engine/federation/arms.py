@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.config import Arm
 from engine.data.federation_data import FederationData
 from engine.data.splits import Part
 from engine.errors import DataError
+from engine.sections import Arm
 from engine.training.images import ImageSet, Portion
 
 POOLED = "pooled"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from engine import __version__
-from engine.config import TrainingConfig
+from engine.sections import TrainingConfig
 from engine.training.device import choose_device, trains_in_bf16
 
 PROJECT = Path(__file__).resolve().parent.parent.parent

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from engine.config import Arm
 from engine.federation.transports import ValidationReply
 from engine.federation.updates import HospitalFailure, Update
 from engine.results.metrics import macro_f1
 from engine.results.rounds import ALL, Fit, RoundLine, Validation
+from engine.sections import Arm
 
 
 @dataclass

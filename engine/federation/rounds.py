@@ -11,7 +11,6 @@ from typing import Protocol
 
 import numpy as np
 
-from engine.config import Arm, TrainingConfig
 from engine.errors import RunError, UpdateError
 from engine.federation.aggregation import federated_average
 from engine.federation.report import RoundReport
@@ -19,6 +18,7 @@ from engine.federation.seeds import derive_seed
 from engine.federation.transports import Transport
 from engine.federation.updates import HospitalFailure, Update, check_update, count_bytes
 from engine.results.rounds import RoundLine
+from engine.sections import Arm, TrainingConfig
 from engine.training.networks import Tensors
 
 

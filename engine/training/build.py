@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from engine.config import ModelConfig
 from engine.errors import ConfigError
+from engine.sections import ModelConfig
 from engine.training.device import seeded
 from engine.training.efficientnet import EfficientNetLite0
 from engine.training.networks import CompactCNN, Network, ResNet18, Tensors

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import torch
 
-from engine.config import Federation, TrainingConfig
+from engine.config import Federation
 from engine.errors import ConfigError, RunError
+from engine.sections import TrainingConfig
 
 
 def choose_device(config: TrainingConfig) -> torch.device:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.config import ModelConfig, TrainingConfig
 from engine.results.metrics import Floats
+from engine.sections import ModelConfig, TrainingConfig
 from engine.training.augment import augment
 from engine.training.device import autocast, seeded
 from engine.training.images import ImageSet

@@ -6,7 +6,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from engine.config import ModelConfig
+from engine.sections import ModelConfig
 from engine.training.torchvision_import import torchvision_models
 
 Tensors = dict[str, Tensor]
