@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.data.federation_data import FederationData
+from engine.data.statistics import STATISTICS, measure_statistics
 from engine.errors import ModelError, RunError
 from engine.inference.calibration import Calibration, ModelCalibration, prediction_set
 from engine.inference.gate import GATED, WORDS, Gate
 from engine.inference.panel import open_panel
 from engine.inference.quality import quality_remarks
-from engine.inference.statistics import STATISTICS, measure_statistics
 from engine.publishing.calibrate import COVERAGE
 from engine.publishing.fitting import Sums, fit_gaussian, fit_temperature, fit_threshold
 from engine.publishing.publish import calibrate_version

@@ -79,7 +79,8 @@ def opinions(federated: str, a: str, b: str, c: str, pooled: str) -> dict[str, O
 def reading(said: dict[str, Opinion], *, reasons: tuple[str, ...] = (), remarks: tuple[str, ...] = ()) -> Reading:
     """Made by hand; every map's evidence lies in the upper left cell."""
     maps = {model: np.array([[[3, 1], [0, -2]]] * len(CLASSES), np.float32) for model in said}
-    return Reading(np.full((32, 32, 1), 90, np.uint8), bool(reasons), reasons, remarks, said, maps)
+    pixels = np.full((32, 32, 1), 90, np.uint8)
+    return Reading(np.repeat(pixels, 3, axis=2), pixels, bool(reasons), reasons, remarks, said, maps)
 
 
 def wide() -> dict[str, Opinion]:

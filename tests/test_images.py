@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.data.images import fit, read_image
+from engine.data.images import fit, read_image, to_grey
 from engine.errors import ImageError
 
 RAMP = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
@@ -336,3 +336,18 @@ def test_shrinking_averages_instead_of_skipping() -> None:
 def test_a_line_one_pixel_high_survives() -> None:
     fitted = fit(np.full((1, 1000), 200, np.uint8), 8)[..., 0]
     assert fitted.any(axis=1).sum() == 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16", "CMYK", "YCbCr"])
+def test_grey_of_the_colours_is_the_grey_of_the_file(mode: str) -> None:
+    """So that one decoding serves the eye, the gate and a network of one channel."""
+    colours = np.random.default_rng(3).integers(0, 256, (24, 32, 3), np.uint8)
+    if mode == "I;16":
+        image, kind = Image.fromarray(colours[..., 0].astype(np.uint16) * 251), "PNG"
+    else:
+        image, kind = Image.fromarray(colours).convert(mode), "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+        if mode == "PA":
+            image, kind = Image.fromarray(colours).convert("P"), "PNG"
+            image.info["transparency"] = 3
+    content = encode(image, kind)
+    np.testing.assert_array_equal(to_grey(read_image(content, colour=True)), read_image(content, colour=False))

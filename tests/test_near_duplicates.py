@@ -11,7 +11,7 @@ from engine.config import Federation
 from engine.data.audit import Audit
 from engine.data.federation_data import read_federation_data
 from engine.data.hospitals import LocalImage
-from engine.data.looks import measure_looks, small_grey
+from engine.data.looks import LOOKS, look, measure_looks, small_grey
 from engine.data.near_duplicates import find_look_alikes, too_large
 from engine.data.phantoms import SCANNERS, draw_patient, render_slice
 from engine.data.splits import group_images, split_images
@@ -151,18 +151,23 @@ def test_exact_copies_alone_are_no_look_alikes(federation: Federation, tmp_path:
     assert "look-alikes" not in kinds
 
 
+def looks_of(grey: np.ndarray) -> dict[str, float]:
+    rows = measure_looks(np.repeat(grey[..., None], 3, axis=2))[None]
+    return {name: float(look(name, rows)[0]) for name in LOOKS}
+
+
 def test_looks_are_measured_in_their_units() -> None:
-    flat = measure_looks(np.full((40, 60), 51, np.uint8))
-    assert (flat.width_px, flat.height_px) == (60, 40)
-    assert flat.brightness == pytest.approx(0.2)
-    assert flat.contrast == pytest.approx(0, abs=1e-9)
-    assert flat.sharpness == 0
+    flat = looks_of(np.full((40, 60), 51, np.uint8))
+    assert (flat["width_px"], flat["height_px"]) == (60, 40)
+    assert flat["brightness"] == pytest.approx(0.2)
+    assert flat["contrast"] == pytest.approx(0, abs=1e-9)
+    assert flat["sharpness"] == pytest.approx(0, abs=2e-3)
     half = np.zeros((50, 50), np.uint8)
     half[:, 25:] = 255
-    assert measure_looks(half).contrast == pytest.approx(0.5)
+    assert looks_of(half)["contrast"] == pytest.approx(0.5)
     noise = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
-    sharp = measure_looks(noise).sharpness
-    soft = measure_looks(np.asarray(Image.fromarray(noise).resize((40, 40)).resize((200, 200)))).sharpness
+    sharp = looks_of(noise)["sharpness"]
+    soft = looks_of(np.asarray(Image.fromarray(noise).resize((40, 40)).resize((200, 200))))["sharpness"]
     assert 0 < soft < sharp / 3
 
 

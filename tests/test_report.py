@@ -119,7 +119,7 @@ def make_reading(version: PublishedVersion, **changes: Any) -> Reading:
         maps[model] = rng.normal(size=(len(classes), 5, 5)).astype(np.float32)
     pixels = rng.integers(0, 256, (64, 64, 1), np.uint8)
     given = {"refused": False, "reasons": (), "remarks": (), "opinions": opinions, "maps": maps, **changes}
-    return Reading(pixels=pixels, **given)
+    return Reading(original=np.repeat(pixels, 3, axis=2), pixels=pixels, **given)
 
 
 @pytest.fixture

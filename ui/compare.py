@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from engine.data.images import Pixels, read_image
 from engine.errors import ImageError
 from engine.inference.panel import Panel, Reading
 from engine.results.published import PublishedVersion, VersionManifest
@@ -63,7 +62,6 @@ def _draw_one(
         with view_spot.container():
             view = draw_view(content, picture.key)
         arguments = view.reading_arguments()
-        pixels = read_image(content, colour=True, **arguments)
         reading = panel.read(content, **arguments)
         if reading.refused:
             with right:
@@ -79,7 +77,7 @@ def _draw_one(
     with why_spot:
         why = None if waits else draw_why(federation, reading)
     with image_spot:
-        _draw_image(picture, pixels, reading, version, view, why)
+        _draw_image(picture, reading, version, view, why)
     with right:
         if waits:
             ask_reader(federation, picture.name, picture.key)
@@ -89,11 +87,9 @@ def _draw_one(
         draw_report_buttons(reading, version, image_name=picture.name, insisted=insisted, own_reading=own)
 
 
-def _draw_image(
-    picture: Picture, pixels: Pixels, reading: Reading, version: PublishedVersion, view: View, why: Why | None
-) -> None:
+def _draw_image(picture: Picture, reading: Reading, version: PublishedVersion, view: View, why: Why | None) -> None:
     """The image, what lies over it and what that means, then what there is to say about the file."""
-    federation = version.federation
+    federation, pixels = version.federation, reading.original
     seen = invert(pixels) if view.invert else pixels
     alt = "The image the opinions are about"
     if why is not None:

@@ -12,7 +12,7 @@ from engine.data.duplicate_findings import copy_findings, exact_copies, extra_co
 from engine.data.findings import Finding, Severity, count
 from engine.data.hospitals import HospitalImages
 from engine.data.labels import nearest_class
-from engine.data.looks import LOOKS
+from engine.data.looks import LOOKS, look
 from engine.data.splits import SplitImage
 from engine.errors import DataError
 
@@ -91,10 +91,11 @@ def audit_federation(
 def _ranges(holding: HospitalImages) -> dict[str, Range]:
     if not holding.images:
         return {}
-    low, median, high = np.percentile(holding.decoded.looks, [5, 50, 95], axis=0)
-    return {
-        name: Range(low=float(low[i]), median=float(median[i]), high=float(high[i])) for i, name in enumerate(LOOKS)
-    }
+    ranges = {}
+    for name in LOOKS:
+        low, median, high = np.percentile(look(name, holding.decoded.looks), [5, 50, 95])
+        ranges[name] = Range(low=float(low), median=float(median), high=float(high))
+    return ranges
 
 
 def count_classes(federation: Federation, holding: HospitalImages) -> dict[str, int]:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.data.images import FIT_RULE, Pixels, fit, read_image
-from engine.data.looks import GREY_PX, LOOKS, measure_looks, small_grey
+from engine.data.images import FIT_RULE, Pixels, fit, read_image, to_grey
+from engine.data.looks import COLUMNS, GREY_PX, measure_looks, small_grey
 from engine.errors import DataError, ImageError
 
-LAYOUT = 2  # counts up when the arrays below change
+LAYOUT = 3  # counts up when the arrays below change
 ARRAYS = ("pixels", "greys", "looks")
 
 Progress = Callable[[int, int], None]
@@ -26,11 +26,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Decoded:
-    """Row i of each array belongs to the i-th readable file. `looks` has the columns LOOKS."""
+    """Row i of each array belongs to the i-th readable file. `looks` has the columns COLUMNS."""
 
     pixels: Pixels  # (n, side, side, channels)
     greys: Pixels  # (n, GREY_PX, GREY_PX)
-    looks: npt.NDArray[np.float32]  # (n, len(LOOKS))
+    looks: npt.NDArray[np.float64]  # (n, len(COLUMNS))
     unreadable: dict[str, str]  # path -> reason
 
 
@@ -58,15 +58,14 @@ def decode_images(
         return kept
     pixels: list[Pixels] = []
     greys: list[Pixels] = []
-    looks: list[tuple[float, ...]] = []
+    looks: list[npt.NDArray[np.float64]] = []
     unreadable: dict[str, str] = {}
     for number, (path, _) in enumerate(files, start=1):
         try:
-            image = read_image(root / path, colour=colour)
-            pixels.append(fit(image, side_px))
+            image = read_image(root / path, colour=True)
+            pixels.append(fit(image if colour else to_grey(image), side_px))
             greys.append(small_grey(image))
-            measured = measure_looks(image)
-            looks.append(tuple(getattr(measured, name) for name in LOOKS))
+            looks.append(measure_looks(image))
         except ImageError as error:
             unreadable[path] = str(error)
         if progress:
@@ -74,7 +73,7 @@ def decode_images(
     decoded = Decoded(
         np.array(pixels, np.uint8).reshape(-1, side_px, side_px, 3 if colour else 1),
         np.array(greys, np.uint8).reshape(-1, GREY_PX, GREY_PX),
-        np.array(looks, np.float32).reshape(-1, len(LOOKS)),
+        np.array(looks, np.float64).reshape(-1, len(COLUMNS)),
         unreadable,
     )
     _save(cache, key, decoded)

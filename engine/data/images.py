@@ -45,6 +45,11 @@ def read_image(
     return _convert(_read_picture(content), colour=colour)
 
 
+def to_grey(pixels: Pixels) -> Pixels:
+    """(height, width) of (height, width, 3): what `read_image` without colour makes of the same file."""
+    return np.asarray(Image.fromarray(pixels).convert("L"))
+
+
 def is_dicom(content: bytes) -> bool:
     return content[128:132] == b"DICM"
 

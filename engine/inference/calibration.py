@@ -11,8 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from engine.inference.gate import Gate
 from engine.results.metrics import Floats, softmax
 
-SCHEMA_VERSION = 1
-
 
 class ModelCalibration(BaseModel):
     """`temperature` divides the logits (Guo et al., ICML 2017); `threshold` bounds the prediction set.

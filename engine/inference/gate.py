@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from engine.inference.statistics import GATED, STATISTICS, Vector
+from engine.data.statistics import GATED, STATISTICS, Vector
 
 WORDS = {  # too low, too high
     "brightness": ("darker on the whole", "brighter on the whole"),

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import onnxruntime
 
 from engine.config import Federation
-from engine.data.images import FIT_RULE, Pixels, fit, read_image
+from engine.data.images import FIT_RULE, Pixels, fit, read_image, to_grey
+from engine.data.statistics import measure_statistics
 from engine.errors import ModelError
 from engine.inference.calibration import Calibration, prediction_set
 from engine.inference.heatmap import Head, class_maps, read_head
 from engine.inference.quality import quality_remarks
-from engine.inference.statistics import measure_statistics
 from engine.results.files import read_model
 from engine.results.metrics import softmax
 from engine.results.published import PublishedVersion
@@ -52,11 +52,13 @@ class Opinion:
 class Reading:
     """What a panel says about one image, by model key: "global", "local/<hospital id>" ..., "central".
 
-    `pixels` is the image as the models saw it, uint8 (side, side, channels). `reasons` say why it is refused; a
+    `original` is the decoded image, uint8 (height, width, 3), `pixels` what the models saw of it, uint8 (side, side,
+    channels). `reasons` say why it is refused; a
     refused reading has no opinions unless they were insisted on. `remarks` are about its quality. `maps` are class
     activation maps, float32 (classes, height, width), of the models that gave an opinion.
     """
 
+    original: Pixels
     pixels: Pixels
     refused: bool
     reasons: tuple[str, ...]
@@ -79,10 +81,10 @@ class Panel:
         self.calibration = calibration
         self._scorers = scorers
 
-    def prepare(self, source: Path | bytes, *, frame: int | None = None, window: "Window | None" = None) -> Pixels:
-        """One image file, decoded and fitted as in training; see `read_image`. Raises ImageError."""
+    def prepare(self, source: Path | bytes) -> Pixels:
+        """One image file, decoded and fitted as in training. Raises ImageError."""
         model = self.federation.model
-        return fit(read_image(source, colour=model.colour, frame=frame, window=window), model.image_size_px)
+        return fit(read_image(source, colour=model.colour), model.image_size_px)
 
     def read(
         self, source: Path | bytes, *, frame: int | None = None, window: "Window | None" = None, insist: bool = False
@@ -91,26 +93,29 @@ class Panel:
 
         `frame` and `window` are a reader's choices for a DICOM file; see `read_image`.
         """
-        pixels = self.prepare(source, frame=frame, window=window)
+        model = self.federation.model
+        original = read_image(source, colour=True, frame=frame, window=window)
+        pixels = fit(original if model.colour else to_grey(original), model.image_size_px)
         gate_model = self.models[0]
         scored = {gate_model: self._scorers[gate_model](pixels[None])}
         reasons: tuple[str, ...] = ()
         remarks: tuple[str, ...] = ()
         if self.calibration is not None:
             gate = self.calibration.gate
-            statistics = measure_statistics(read_image(source, colour=True, frame=frame, window=window))
+            statistics = measure_statistics(original)
             reasons = gate.reasons(scored[gate_model][1][0].mean(axis=(1, 2)), statistics)
-            remarks = quality_remarks(gate, statistics, self.federation.model.image_size_px)
+            remarks = quality_remarks(gate, statistics, model.image_size_px)
         if reasons and not insist:
-            return Reading(pixels, True, reasons, remarks, opinions={}, maps={})
-        scored |= {model: self._scorers[model](pixels[None]) for model in self.models[1:]}
+            return Reading(original, pixels, True, reasons, remarks, opinions={}, maps={})
+        scored |= {key: self._scorers[key](pixels[None]) for key in self.models[1:]}
         return Reading(
+            original,
             pixels,
             bool(reasons),
             reasons,
             remarks,
-            opinions={model: self._opinion(model, logits[0]) for model, (logits, _) in scored.items()},
-            maps={model: class_maps(maps[0], self._scorers[model].head) for model, (_, maps) in scored.items()},
+            opinions={key: self._opinion(key, logits[0]) for key, (logits, _) in scored.items()},
+            maps={key: class_maps(maps[0], self._scorers[key].head) for key, (_, maps) in scored.items()},
         )
 
     def logits(self, model: str, images: Sequence[Pixels]) -> Logits:

@@ -1,7 +1,7 @@
 """What is unusual about an image's quality, one plain sentence each. A remark, never a refusal."""
 
+from engine.data.statistics import STATISTICS, Vector
 from engine.inference.gate import Gate
-from engine.inference.statistics import STATISTICS, Vector
 
 UNUSUAL = 3.0  # standard deviations of the training images
 SENTENCES = {  # too low, too high

@@ -11,12 +11,13 @@ from functools import reduce
 import numpy as np
 
 from engine.data.federation_data import FederationData
-from engine.data.images import Pixels, read_image
-from engine.errors import ImageError, ModelError
+from engine.data.images import Pixels
+from engine.data.looks import COLUMNS
+from engine.data.statistics import GATED, STATISTICS, Vector
+from engine.errors import ModelError
 from engine.inference.calibration import Calibration, ModelCalibration
 from engine.inference.gate import Gate
 from engine.inference.panel import Scorer
-from engine.inference.statistics import GATED, STATISTICS, Vector, measure_statistics
 from engine.publishing.fitting import Sums, fit_gaussian, fit_temperature, fit_threshold
 from engine.publishing.measure import ImageRows, measure_calibration
 from engine.results.metrics import Floats, Integers
@@ -67,7 +68,9 @@ def fit_calibration(
         fitted = ModelCalibration(temperature=temperature, threshold=1.0, hospitals=tuple(own), n_images=len(chosen))
         threshold = fit_threshold(fitted.probabilities(rows[chosen]), images.rows.label[chosen], COVERAGE)
         models[model] = fitted.model_copy(update={"threshold": threshold})
-    statistics = _statistics(data)
+    statistics = np.concatenate([holding.decoded.looks for holding in data.holdings])[
+        :, len(COLUMNS) - len(STATISTICS) :
+    ]
     gate = _fit_gate(images, features, statistics, hospitals)
     on_step(steps, steps)
     test = images.where("test")
@@ -80,7 +83,11 @@ def fit_calibration(
 
 def _gather(data: FederationData) -> _Images:
     part = {(split.image.hospital, split.image.path): (split.part, split.group) for split in data.splits}
-    images = [(image, pixels) for holding in data.holdings for image, pixels in zip(holding.images, holding.pixels)]  # noqa: B905
+    images = [
+        (image, pixels)
+        for holding in data.holdings
+        for image, pixels in zip(holding.images, holding.pixels, strict=True)
+    ]
     known = [part[image.hospital, image.path] for image, _ in images]
     rows = ImageRows(
         split=np.array([split for split, _ in known]),
@@ -108,19 +115,6 @@ def _score(
         if keep_features:
             features[batch] = maps.mean(axis=(2, 3))
     return logits, features
-
-
-def _statistics(data: FederationData) -> Vector:
-    """STATISTICS of every image's own file, in the order of `_gather`."""
-    rows = []
-    for holding in data.holdings:
-        for image in holding.images:
-            path = data.root / image.path
-            try:
-                rows.append(measure_statistics(read_image(path, colour=True)))
-            except ImageError as error:
-                raise ModelError(f"{path}: {error}; it was readable when the federation was read") from None
-    return np.stack(rows)
 
 
 def _fit_gate(images: _Images, features: Vector, statistics: Vector, hospitals: Sequence[str]) -> Gate:

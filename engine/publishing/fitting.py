@@ -8,9 +8,9 @@ from typing import Self
 
 import numpy as np
 
+from engine.data.statistics import Vector
 from engine.inference.calibration import set_scores
 from engine.inference.gate import Gaussian
-from engine.inference.statistics import Vector
 from engine.results.metrics import Floats, Integers, softmax
 
 HOTTEST, STEPS = 20.0, 60

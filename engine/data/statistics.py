@@ -1,4 +1,4 @@
-"""How an image looks, as a short vector of numbers: for the refusal gate and for sentences about its quality."""
+"""How an image looks, as a short vector of numbers: for the audit, the refusal gate and remarks on its quality."""
 
 import numpy as np
 import numpy.typing as npt
