@@ -36,7 +36,7 @@ def draw_compare(panel: Panel, version: PublishedVersion) -> None:
     understood = ask_once()
     left, right = st.columns([5, 7], gap="medium")
     with left:
-        pictures = take_pictures(manifest, has_gate=panel.calibration is not None)
+        pictures = take_pictures(version, has_gate=panel.calibration is not None)
     if pictures and understood:
         with right:
             picture = choose_picture(pictures, panel, version)

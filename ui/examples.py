@@ -1,7 +1,8 @@
-"""Images to try Compare with: slices drawn when asked for, the federation's own test images where they lie on this
-machine, and always one picture that the gate should refuse."""
+"""Images to try Compare with: slices drawn when asked for, or a version's composites and, where they lie on this
+machine, the federation's own test images; and always one picture that the gate should refuse."""
 
 import io
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ from PIL import Image
 from engine.config import Federation, data_root
 from engine.data.images import Pixels
 from engine.data.phantoms import PHANTOM_CLASSES, SCANNERS, draw_slice
-from engine.errors import ConsiliumError, RunError
+from engine.errors import ConsiliumError, ModelError, RunError
 from engine.results.files import sha256_of
-from engine.results.published import VersionManifest
+from engine.results.published import Composite, PublishedVersion, VersionManifest
 from engine.results.run_folder import Run, artifacts_folder
 
 SIZE_PX = 128  # as the phantom federation's own images
 STREAM = 2_025  # keeps these heads apart from the training images', which begin with the hospital's place (0, 1, 2)
 REFUSED = "a picture the gate should refuse"
 SCENE_PX = (192, 256)  # height, width
+TEST_IMAGE = ", test image"  # follows the class where a composite of it is offered too
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,43 @@ class HeldOut:
 
 def example_choices(manifest: VersionManifest) -> list[str]:
     """The classes there are examples of, and the picture to be refused."""
-    federation = manifest.federation
-    drawn = example_labels(federation)
-    return [*(drawn or [label for label in federation.classes if held_out_images(manifest).get(label)]), REFUSED]
+    if manifest.federation.phantom_seed is not None:
+        return [*example_labels(manifest.federation), REFUSED]
+    averaged = {composite.label for composite in manifest.composites.values()}
+    tested = {label for label, images in held_out_images(manifest).items() if images}
+    classes = manifest.federation.classes
+    composites = [label for label in classes if label in averaged]
+    return [*composites, *(_test_choice(label, averaged) for label in classes if label in tested), REFUSED]
 
 
-def make_example(manifest: VersionManifest, choice: str, number: int) -> Example:
+def make_example(version: PublishedVersion, choice: str, number: int) -> Example:
     """The `number`-th example of a choice. Raises RunError where a test image is no longer what the run used."""
+    manifest = version.manifest
     federation = manifest.federation
     if choice == REFUSED:
         return draw_scene(number)
     if federation.phantom_seed is not None:
         return draw_example(federation, choice, number)
-    return read_held_out(federation, held_out_images(manifest)[choice], number)
+    composites = {file: made for file, made in sorted(manifest.composites.items()) if made.label == choice}
+    if composites:
+        return read_composite(version, composites, number)
+    return read_held_out(federation, held_out_images(manifest)[choice.removesuffix(TEST_IMAGE)], number)
+
+
+def read_composite(version: PublishedVersion, composites: Mapping[str, Composite], number: int) -> Example:
+    """The `number`-th of one class, from the start again after the last. Raises ModelError."""
+    file = list(composites)[number % len(composites)]
+    made = composites[file]
+    try:
+        content = (version.folder / file).read_bytes()
+    except OSError as error:
+        raise ModelError(f"{version.folder / file}: {error.strerror or error}") from None
+    of = f"{made.n_images} training images labelled {made.label}"
+    return Example(content, f"Composite, not a patient: {of}, aligned and averaged.")
+
+
+def _test_choice(label: str, averaged: Collection[str]) -> str:
+    return label + TEST_IMAGE if label in averaged else label
 
 
 def example_labels(federation: Federation) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import streamlit as st
 
 from engine.errors import ConsiliumError
-from engine.results.published import VersionManifest
+from engine.results.published import PublishedVersion
 from ui.examples import REFUSED, example_choices, make_example
 
 SUFFIXES = ["png", "jpg", "jpeg", "dcm"]
@@ -23,7 +23,7 @@ class Picture:
     is_example: bool = False
 
 
-def take_pictures(manifest: VersionManifest, *, has_gate: bool) -> list[Picture]:
+def take_pictures(version: PublishedVersion, *, has_gate: bool) -> list[Picture]:
     """The uploads, else the chosen example. Uploads win, because somebody wants to know about them."""
     uploads = st.file_uploader(
         "Images (PNG, JPEG or DICOM)",
@@ -41,14 +41,15 @@ def take_pictures(manifest: VersionManifest, *, has_gate: bool) -> list[Picture]
     if len(pictures) == 1:
         pictures = [replace(pictures[0], caption="Your image:")]
     if not pictures:
-        pictures = _take_example(manifest, has_gate=has_gate)
+        pictures = _take_example(version, has_gate=has_gate)
     st.toggle("Read first, compare later", key="read_first")
     return pictures
 
 
-def _take_example(manifest: VersionManifest, *, has_gate: bool) -> list[Picture]:
+def _take_example(version: PublishedVersion, *, has_gate: bool) -> list[Picture]:
+    manifest = version.manifest
     choices = example_choices(manifest)
-    what = "Or try an image of the test split"
+    what = "Or try a composite of training images, not a patient" if manifest.composites else "Or try a test image"
     if manifest.federation.phantom_seed is not None:
         what = "Or try a synthetic slice, drawn for you"
     elif choices == [REFUSED]:
@@ -58,7 +59,7 @@ def _take_example(manifest: VersionManifest, *, has_gate: bool) -> list[Picture]
         return []
     number = st.session_state.get("example_number", 0)
     try:
-        example = make_example(manifest, chosen, number)
+        example = make_example(version, chosen, number)
     except (ConsiliumError, OSError) as error:
         st.caption(f"There is no such example: {error}")
         return []

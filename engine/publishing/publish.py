@@ -12,16 +12,18 @@ from engine.data.federation_data import FederationData
 from engine.data.images import Pixels
 from engine.data.splits import Part
 from engine.errors import ModelError, RunError
-from engine.inference.panel import CALIBRATION, Scorer, open_model
+from engine.inference.panel import CALIBRATION, Panel, Scorer, open_model
 from engine.publishing.calibrate import fit_calibration
 from engine.publishing.card import write_card
+from engine.publishing.composites import make_composites
 from engine.publishing.export import convert_fp16, export_onnx, quantise_int8
 from engine.publishing.meta import model_meta, training_counts
 from engine.publishing.run_panel import load_network, run_models
-from engine.results.files import sha256_of, sweep_partial, write_json
+from engine.results.files import sha256_of, sweep_partial, write_bytes, write_json
 from engine.results.published import (
     NAME,
     VERSION,
+    Composite,
     PublishedFile,
     PublishedVersion,
     VersionManifest,
@@ -35,7 +37,8 @@ MAX_LOSS_POINTS = 1.0
 MAX_LOSS_IMAGES = 3
 BATCH = 32
 CARD, MANIFEST = "card.md", "manifest.json"
-RENEWED = (CALIBRATION, CARD)  # what calibrating anew writes again
+RENEWED = (CALIBRATION, CARD)  # what calibrating anew writes again, beside the composites
+COMPOSITES = "composite-*.png"
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def calibrate_version(version: PublishedVersion, run: Run, data: FederationData)
     run.verify()
     _require_same_images(run, data)
     sweep_partial(version.folder)
-    version.verify(except_for=RENEWED)
+    composites = {path.name for path in version.folder.glob(COMPOSITES)}
+    version.verify(except_for={*RENEWED, *composites, *manifest.composites})
     _calibrate(
         version.folder, manifest.models, run, data, manifest.name, manifest.version, published_at=manifest.published_at
     )
@@ -118,11 +122,12 @@ def _calibrate(
     *,
     published_at: str,
 ) -> None:
-    """Write what follows from the served graphs: calibration.json, card.md, and last the manifest over all files."""
+    """Write what follows from the served graphs: calibration, composites, card, and last the manifest over all."""
     scorers = {model: open_model(folder / entry.file) for model, entry in files.items()}
     calibration = fit_calibration(scorers, data)
     counts = training_counts(run)
     write_json(folder / CALIBRATION, calibration.model_dump(mode="json"))
+    composites = _write_composites(folder, data, Panel(run.federation, scorers, calibration))
     write_card(folder / CARD, run, name, files, counts, calibration)
     manifest = VersionManifest(
         name=name,
@@ -133,6 +138,7 @@ def _calibrate(
         federation=run.federation,
         class_counts=counts,
         models=dict(files),
+        composites=composites,
         files={
             path.name: FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
             for path in sorted(folder.iterdir())
@@ -140,6 +146,19 @@ def _calibrate(
         },
     )
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _write_composites(folder: Path, data: FederationData, panel: Panel) -> dict[str, Composite]:
+    """Phantoms need none: they are drawn when asked for."""
+    for path in folder.glob(COMPOSITES):
+        path.unlink()
+    written: dict[str, Composite] = {}
+    if data.federation.phantom_seed is None:
+        for number, (content, composite) in enumerate(make_composites(data, panel), start=1):
+            name = COMPOSITES.replace("*", str(number))
+            write_bytes(folder / name, content)
+            written[name] = composite
+    return written
 
 
 def _publish_model(run: Run, model: str, data: FederationData, folder: Path) -> PublishedFile:

@@ -43,6 +43,10 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
 def sweep_partial(folder: Path) -> None:
     """Take away what writes that were killed left in a folder."""
     for left_over in folder.glob(".*.partial"):

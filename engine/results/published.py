@@ -35,6 +35,15 @@ class PublishedFile(BaseModel):
     note: str = ""
 
 
+class Composite(BaseModel):
+    """A picture to try the version with: the aligned average of so many training images of one class; no patient."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    label: str
+    n_images: int
+    hospitals: tuple[str, ...]
+
+
 class VersionManifest(BaseModel):
     """`manifest.json` of a version. `class_counts` are training images by hospital id and class."""
 
@@ -48,6 +57,7 @@ class VersionManifest(BaseModel):
     federation: Federation
     class_counts: dict[str, dict[str, int]]
     models: dict[str, PublishedFile]
+    composites: dict[str, Composite] = {}  # by file name
     files: dict[str, FileEntry]
 
 

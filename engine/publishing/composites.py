@@ -1,0 +1,132 @@
+"""Pictures to try a version with where no patient's image may be shown: aligned averages of a class's training images.
+
+A composite averages at least N_IMAGES images of as many groups (patients, where they are known) of which no two are
+too alike, so that it is nobody's image, and is kept only if the version's own gate takes it for a scan.
+"""
+
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from engine.data.federation_data import FederationData
+from engine.data.hospitals import LocalImage
+from engine.data.images import Pixels, fit, read_image
+from engine.data.looks import GREY_PX
+from engine.inference.panel import Panel
+from engine.results.published import Composite
+
+N_IMAGES = 8
+AT_MOST = 8  # composites of one version
+SIDE_PX = 256
+REACH = 5  # pixels of GREY_PX by which an image may be shifted onto another, either way
+TOO_ALIKE = 0.85  # aligned correlation from which two images may be slices of one patient
+SAMPLE = 300  # groups of a class that are looked at; correlations grow with its square
+TRIES = 10  # averages of a class that the gate may refuse before the class goes without
+SEED = 0
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """One image of each group. `alike` (n, n) is the correlation at the best shift, `shift` (n, n, 2) that shift:
+    rows down and columns right by which image j moves onto image i, in pixels of GREY_PX."""
+
+    images: Sequence[LocalImage]
+    alike: Floats
+    shift: npt.NDArray[np.int64]
+
+
+def make_composites(data: FederationData, panel: Panel) -> Iterator[tuple[bytes, Composite]]:
+    """PNG files, class by class; none of a class whose training images give none that the gate accepts."""
+    per_class = max(1, AT_MOST // len(data.federation.classes))
+    for label in data.federation.classes:
+        candidates = _candidates(data, label)
+        made = 0
+        for members in itertools.islice(_clusters(candidates), TRIES):
+            content = _average(data, candidates, members)
+            if not panel.read(content).refused:
+                hospitals = sorted({candidates.images[member].hospital for member in members})
+                yield content, Composite(label=label, n_images=len(members), hospitals=tuple(hospitals))
+                made += 1
+            if made == per_class:
+                break
+
+
+def _candidates(data: FederationData, label: str) -> _Candidates:
+    group = {(s.image.hospital, s.image.path): s.group for s in data.splits if s.part == "train"}
+    of_group: dict[str, tuple[LocalImage, Pixels]] = {}
+    for holding in data.holdings:
+        for image, grey in zip(holding.images, holding.decoded.greys, strict=True):
+            name = group.get((image.hospital, image.path))
+            if image.label == label and name is not None:
+                of_group.setdefault(name, (image, grey))
+    names = sorted(of_group)
+    if len(names) > SAMPLE:
+        names = sorted(np.random.default_rng(SEED).choice(names, SAMPLE, replace=False).tolist())
+    greys = np.array([of_group[name][1] for name in names], np.float64).reshape(-1, GREY_PX, GREY_PX)
+    return _Candidates([of_group[name][0] for name in names], *_align(greys))
+
+
+def _align(greys: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Correlation of each pair at its best shift, and that shift, by way of the Fourier transform."""
+    n = len(greys)
+    centred = greys - greys.mean(axis=(1, 2), keepdims=True)
+    spectra = np.fft.rfft2(centred / np.maximum(np.sqrt((centred**2).sum(axis=(1, 2), keepdims=True)), 1e-9))
+    steps = range(-REACH, REACH + 1)
+    offsets = np.array([(down, right) for down in steps for right in steps])
+    alike, shift = np.zeros((n, n)), np.zeros((n, n, 2), np.int64)
+    for row in range(n):
+        correlation = np.fft.irfft2(spectra[row] * spectra.conj(), s=greys.shape[1:])
+        values = correlation[:, offsets[:, 0], offsets[:, 1]]
+        best = values.argmax(axis=1)
+        alike[row], shift[row] = values[np.arange(n), best], offsets[best]
+    return alike, shift
+
+
+def _clusters(candidates: _Candidates) -> Iterator[list[int]]:
+    """Groups of N_IMAGES like images, no two too alike, the likest first; no image is in two of them."""
+    usable = np.where(candidates.alike < TOO_ALIKE, candidates.alike, 0)
+    typical = np.sort(usable, axis=1)[:, -(N_IMAGES - 1) :].mean(axis=1)
+    taken: set[int] = set()
+    for first in np.argsort(-typical, kind="stable").tolist():
+        if first in taken:
+            continue
+        members = [first]
+        for other in np.argsort(-candidates.alike[first], kind="stable").tolist():
+            if other not in taken and all(candidates.alike[other, member] < TOO_ALIKE for member in members):
+                members.append(other)
+            if len(members) == N_IMAGES:
+                break
+        if len(members) == N_IMAGES:
+            taken |= set(members)
+            yield members
+
+
+def _average(data: FederationData, candidates: _Candidates, members: Sequence[int]) -> bytes:
+    """A PNG of SIDE_PX: the mean of the members, each shifted onto the first, with the grey levels of one image.
+
+    Averaging flattens contrast; so each pixel keeps its rank and takes the members' mean value at that rank.
+    """
+    colour = data.federation.model.colour
+    stack = []
+    for member in members:
+        pixels = fit(read_image(data.root / candidates.images[member].path, colour=colour), SIDE_PX)
+        down, right = candidates.shift[members[0], member] * SIDE_PX // GREY_PX
+        stack.append(np.roll(pixels, (int(down), int(right)), axis=(0, 1)).astype(np.float64))
+    images = np.stack(stack)
+    mean = images.mean(axis=0)
+    result = np.empty(mean.shape)
+    for channel in range(mean.shape[2]):
+        levels = np.sort(images[..., channel].reshape(len(images), -1), axis=1).mean(axis=0)
+        ranks = np.argsort(mean[..., channel], axis=None, kind="stable")
+        result[..., channel].flat[ranks] = levels
+    picture = np.round(result).astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(picture if colour else picture[..., 0]).save(content, "PNG", optimize=True)
+    return content.getvalue()
