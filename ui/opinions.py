@@ -5,8 +5,8 @@ from html import escape
 
 from engine.config import Federation
 from engine.inference.panel import Opinion
+from engine.results.words import join_words, percent
 from ui.palette import model_colour, model_order
-from ui.words import join_words, percent
 
 Opinions = Mapping[str, Opinion]
 ClassCounts = Mapping[str, Mapping[str, int]]

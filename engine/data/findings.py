@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from engine.results.words import count as count  # engine.data.audit takes it from here
+
 Severity = Literal["error", "warning", "note"]
 
 
@@ -16,7 +18,3 @@ class Finding(BaseModel):
     hospital: str | None
     sentence: str
     paths: tuple[str, ...] = ()
-
-
-def count(n: int, one: str, many: str | None = None) -> str:
-    return f"{n:,} {one}" if n == 1 else f"{n:,} {many or one + 's'}"
