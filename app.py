@@ -3,7 +3,8 @@
 import streamlit as st
 
 from engine.results.published import models_folder
-from ui.frame import DISCLAIMER, draw_frame
+from engine.results.words import DISCLAIMER
+from ui.frame import draw_frame
 from ui.home import draw_cards
 
 draw_frame(

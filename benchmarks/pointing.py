@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import typer
+from intervals import wilson
 from rich.console import Console
 from rich.table import Table
 
 from engine.config import Federation
 from engine.data.images import Pixels, fit
-from engine.data.phantoms import PHANTOM_CLASSES, SCANNERS, Lesion, draw_slice
+from engine.data.phantom_heads import PHANTOM_CLASSES
+from engine.data.phantoms import SCANNERS, Lesion, draw_slice
 from engine.errors import ConsiliumError
 from engine.inference.heatmap import Map, class_maps, peak, read_head
 from engine.results.published import PublishedVersion, find_source, models_folder
@@ -31,7 +33,6 @@ DRAWN_PX = 128  # as the phantom federation's own images
 STREAM = 2_026  # neither the training images' (0, 1, 2) nor the examples' (ui/examples.py)
 TUMOURS = tuple(label for label in PHANTOM_CLASSES if label != "notumor")
 BATCH = 50
-Z_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,6 @@ def cells_that_hit(lesion: Lesion, n_cells: int, side_px: int, widened_px: float
     return np.array([hits(lesion, x, y, widened_px) for y in centres for x in centres])
 
 
-def wilson(n_hits: int, n: int) -> Rate:
-    """Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927."""
-    share, z2 = n_hits / n, Z_95**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return Rate(share, middle - half, middle + half)
-
-
 def without_a_model(cases: Sequence[Case], n_cells: int, side_px: int, widened_px: float) -> dict[str, float]:
     """Chance: the mean share of cells that hit. Best fixed cell: one cell for all. Reachable: any cell would hit."""
     grid = np.stack([cells_that_hit(case.lesion, n_cells, side_px, widened_px) for case in cases])
@@ -134,7 +127,7 @@ def measure(version: PublishedVersion, cases: Sequence[Case]) -> dict[str, Any]:
                     hits(case.lesion, *peak(of_case[index], side), wide)
                     for case, of_case, index in zip(cases, maps, chosen, strict=True)
                 ]
-                scores[f"{rule}_{name}"] = asdict(wilson(sum(hit), len(cases)))
+                scores[f"{rule}_{name}"] = asdict(Rate(sum(hit) / len(cases), *wilson(sum(hit), len(cases))))
                 scores[f"{rule}_{name}_by_class"] = {
                     label: float(np.mean([h for h, case in zip(hit, cases, strict=True) if case.label == label]))
                     for label in TUMOURS

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from intervals import wilson
 from pairs import show
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -122,11 +123,9 @@ def test_images(version: PublishedVersion, data: Path, artifacts: Path) -> list[
 
 def refusal_rate(panel: Panel, pictures: Pictures) -> dict[str, object]:
     refused = [panel.read(_png(picture)).refused for picture in pictures]
-    share = float(np.mean(refused))
-    z, n = 1.96, len(refused)
-    centre, half = (share + z * z / (2 * n)), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
-    return {"images": n, "refused": share, "95% interval": f"{max(0.0, low):.3f}-{min(1.0, high):.3f}"}
+    low, high = wilson(sum(refused), len(refused))
+    share = sum(refused) / len(refused)
+    return {"images": len(refused), "refused": share, "95% interval": f"{low:.3f}-{high:.3f}"}
 
 
 def main(

@@ -16,7 +16,6 @@ from engine.config import PRESETS, Federation, load_federation, preset_overrides
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.labels import nearest_class
-from engine.data.looks import LOOKS
 from engine.errors import ConfigError, ConsiliumError, ImageError
 from engine.inference.panel import Panel, open_panel
 from engine.results.files import write_json
@@ -32,7 +31,7 @@ from engine.results.published import (
 from engine.results.rounds import ALL
 from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run, list_runs, now
 from engine.sections import ARMS
-from engine.terminal import fail, output, print_opinions, print_scores, progress_bar, say, stepper
+from engine.terminal import fail, output, print_audit, print_opinions, print_scores, progress_bar, say, stepper
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Consilium's training engine."
@@ -77,23 +76,8 @@ def audit(federation_file: FederationFile, data: DataFolder = None) -> None:
     """What each hospital holds, and what is wrong with it."""
     federation = load_federation(federation_file)
     found = _read(federation, data)
-    table = Table(title=f"{federation.name}: images per hospital and class")
-    for column in ("Hospital", *federation.classes, "All", "Unreadable", "Exact copies"):
-        table.add_column(column, justify="left" if column == "Hospital" else "right")
-    for hospital, counts in found.audit.hospitals.items():
-        held = [counts.class_counts[label] for label in federation.classes]
-        row = [*held, counts.n_images, counts.unreadable, counts.exact_duplicates]
-        table.add_row(federation.display_name(hospital), *(f"{cell:,}" for cell in row))
-    ranges = Table(title="What 90% of a hospital's images lie between")
-    for column in ("Hospital", "Width, px", "Height, px", "Brightness", "Contrast", "Sharpness"):
-        ranges.add_column(column, justify="left" if column == "Hospital" else "right")
-    for hospital, counts in found.audit.hospitals.items():
-        ends = [(counts.looks[name].low, counts.looks[name].high) for name in LOOKS if name in counts.looks]
-        cells = [f"{low:,.0f} - {high:,.0f}" if high > 1 else f"{low:.2f} - {high:.2f}" for low, high in ends]
-        ranges.add_row(federation.display_name(hospital), *cells)
-    out = output()
-    out.print(table, ranges)
-    say(*(f"{finding.severity}: {finding.sentence}" for finding in found.audit.findings), to=out)
+    print_audit(federation, found.audit)
+    say(*(f"{finding.severity}: {finding.sentence}" for finding in found.audit.findings), to=output())
 
 
 @app.command()
@@ -352,37 +336,39 @@ def predict(
 ) -> None:
     """What every model of a run or a published version says about each image, and whether it is refused."""
     panel = _open_source(source, artifacts, models)
-    if report is not None and RUN_NAME.fullmatch(source):
-        raise ConfigError("--report needs a published version, whose hashes it names: publish the run first")
+    version = None
+    if report is not None:
+        if RUN_NAME.fullmatch(source):
+            raise ConfigError("--report needs a published version, whose hashes it names: publish the run first")
+        version = find_source(models_folder(models), source)
     answers: list[dict[str, Any]] = []
-    unreadable: list[str] = []
+    problems: list[str] = []
     for number, image in enumerate(images, start=1):
         try:
             reading = panel.read(Path(image), frame=None if frame is None else frame - 1, insist=insist)
         except ImageError as error:
-            unreadable.append(f"{image}: {error}")
+            problems.append(f"{image}: {error}")
             answers.append({"image": image, "refused": True, "reasons": [str(error)], "opinions": {}})
             continue
         opinions = {model: dataclasses.asdict(opinion) for model, opinion in reading.opinions.items()}
         answers.append(
             {"image": image, "refused": reading.refused, "reasons": list(reading.reasons), "opinions": opinions}
         )
-        if report is not None:
+        if report is not None and version is not None:
             from engine.inference.report_page import write_report
 
-            version = find_source(models_folder(models), source)
             try:
                 paths = write_report(reading, version, report, f"image {number}", insisted=insist, made_at=now())
             except ConsiliumError as error:  # the answers are still printed
-                unreadable.append(str(error))
+                problems.append(str(error))
             else:
                 say(*(f"Wrote {path}" for path in paths))
     if as_json:
         typer.echo(json.dumps(answers, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         print_opinions(panel.federation, answers, calibrated=panel.calibration is not None)
-    if unreadable:
-        raise ImageError("; ".join(unreadable))
+    if problems:
+        raise ImageError("; ".join(problems))
 
 
 def _open_source(source: str, artifacts: Path | None, models: Path | None) -> Panel:

@@ -10,7 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from engine.config import Federation
+from engine.data.audit import Audit
 from engine.data.federation_data import OnProgress
+from engine.data.looks import LOOKS
+from engine.results.words import DISCLAIMER, join_words, percent
 
 screen = Console(stderr=True)
 
@@ -33,16 +36,35 @@ def progress_bar() -> Iterator[Progress]:
         yield bar
 
 
+def print_audit(federation: Federation, audit: Audit) -> None:
+    table = Table(title=f"{federation.name}: images per hospital and class")
+    for column in ("Hospital", *federation.classes, "All", "Unreadable", "Exact copies"):
+        table.add_column(column, justify="left" if column == "Hospital" else "right")
+    for hospital, counts in audit.hospitals.items():
+        held = [counts.class_counts[label] for label in federation.classes]
+        row = [*held, counts.n_images, counts.unreadable, counts.exact_duplicates]
+        table.add_row(federation.display_name(hospital), *(f"{cell:,}" for cell in row))
+    ranges = Table(title="What 90% of a hospital's images lie between")
+    for column in ("Hospital", "Width, px", "Height, px", "Brightness", "Contrast", "Sharpness"):
+        ranges.add_column(column, justify="left" if column == "Hospital" else "right")
+    for hospital, counts in audit.hospitals.items():
+        ends = [(counts.looks[name].low, counts.looks[name].high) for name in LOOKS if name in counts.looks]
+        cells = [f"{low:,.0f} - {high:,.0f}" if high > 1 else f"{low:.2f} - {high:.2f}" for low, high in ends]
+        ranges.add_row(federation.display_name(hospital), *cells)
+    output().print(table, ranges)
+
+
 def print_opinions(federation: Federation, answers: list[dict[str, Any]], *, calibrated: bool) -> None:
-    table = Table(title=f"{federation.name}: research demonstration, not for diagnosis")
+    table = Table(title=f"{federation.name}: {DISCLAIMER.lower().rstrip('.')}")
     for column in ("Image", "Model", "Says", f"Probability ({'calibrated' if calibrated else 'not calibrated'})"):
         table.add_column(column)
     for answer in answers:
         if answer["refused"]:
             table.add_row(answer["image"], "refused", " ".join(answer["reasons"]))
         for model, opinion in answer["opinions"].items():
-            share = f"{100 * opinion['probabilities'][opinion['label']]:.1f}%"
-            table.add_row(answer["image"], federation.model_name(model), " or ".join(opinion["prediction_set"]), share)
+            share = percent(opinion["probabilities"][opinion["label"]])
+            says = join_words(opinion["prediction_set"], "or")
+            table.add_row(answer["image"], federation.model_name(model), says, share)
     output().print(table)
 
 

@@ -4,6 +4,7 @@ import streamlit as st
 from streamlit_folium import st_folium
 
 from engine.errors import ConsiliumError
+from engine.results.words import count
 from ui.class_mix import class_mix_figure
 from ui.findings import draw_findings, holdings_sentence
 from ui.frame import draw_frame, show_federation
@@ -13,7 +14,6 @@ from ui.palette import hospital_colour
 from ui.pictures import draw_samples
 from ui.selection import select_run, stop_with
 from ui.tables import class_mix_table, hospital_rows
-from ui.words import count
 
 draw_frame("Hospitals", "Who taught the model, and with what.")
 run = select_run("any")

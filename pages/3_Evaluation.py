@@ -3,6 +3,7 @@
 import streamlit as st
 
 from engine.errors import ConsiliumError
+from engine.results.words import count
 from ui.findings import caveats
 from ui.frame import draw_frame, show_federation
 from ui.loaders import load_audit, load_evaluation
@@ -19,7 +20,6 @@ from ui.palette import model_order
 from ui.selection import select_run, stop_with
 from ui.served import draw_served
 from ui.tables import per_class_table, scores_sentence
-from ui.words import count
 
 STILL = {"displayModeBar": False}
 DARK = st.context.theme.type == "dark"

@@ -10,6 +10,7 @@ from engine.config import Federation
 from engine.data.audit import Audit, Finding
 from engine.results.rounds import Fit, RoundLine, Validation
 from engine.results.run_folder import Progress
+from engine.results.words import percent
 from engine.sections import Hospital, Location
 from ui.class_mix import class_mix_figure
 from ui.curves import best_rows, hospital_curves, model_curves, value_floor
@@ -33,7 +34,7 @@ from ui.tables import (
     settings,
     when,
 )
-from ui.words import percent, score_text
+from ui.words import score_text
 
 NORTH = Hospital(id="north", name="North", folder="n", location=Location(place="Oslo", latitude=59.9, longitude=10.7))
 SOUTH = Hospital(id="south", name="South `${1}` <b>", folder="s", specialty="oncology")

@@ -31,13 +31,13 @@ from engine.inference.panel import Opinion, Reading
 from engine.results.files import sha256_of
 from engine.results.published import PublishedFile, PublishedVersion, VersionManifest, current_version
 from engine.results.run_folder import FileEntry
+from engine.results.words import SHARED_IMAGES, percent
 from ui.batch import batch_csv, batch_table, line_of, summary, unreadable
 from ui.examples import REFUSED, draw_example, draw_scene, example_labels, pick_held_out, read_held_out
 from ui.forgetting import drop_downloads, drop_stale_downloads
 from ui.heatmaps import Why, lay_over, legend, strongest_place, why_sentences
 from ui.opinions import (
     OWN_KIND,
-    SHARED_IMAGES,
     agreement,
     answer,
     calibrated_sentence,
@@ -51,7 +51,6 @@ from ui.read_first import agreement_with_reader
 from ui.refusal import HEADING
 from ui.report_buttons import report_makers
 from ui.viewing import BURNED_IN, OWN_WINDOW, crop, first_frame, has_colours, header_sentences, invert, without_padding
-from ui.words import percent
 
 PROJECT = Path(__file__).resolve().parent.parent
 COMPARE, HOME = "pages/4_Compare.py", "app.py"

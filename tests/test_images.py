@@ -14,6 +14,7 @@ from PIL import Image
 
 from engine.data.images import fit, read_image, to_grey
 from engine.errors import ImageError
+from tests.cut_short import crashes_when_cut
 
 RAMP = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
 
@@ -263,15 +264,7 @@ CUT_SHORT = {
 
 @pytest.mark.parametrize("content", CUT_SHORT.values(), ids=CUT_SHORT.keys())
 def test_a_file_cut_anywhere_is_read_or_refused_but_never_crashes(content: bytes) -> None:
-    crashes: dict[int, str] = {}
-    for length in range(len(content)):
-        try:
-            read_image(content[:length], colour=False)
-        except ImageError:
-            pass
-        except Exception as error:
-            crashes[length] = f"{type(error).__name__}: {error}"
-    assert crashes == {}
+    assert crashes_when_cut(content) == {}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

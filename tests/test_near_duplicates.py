@@ -13,7 +13,8 @@ from engine.data.federation_data import read_federation_data
 from engine.data.hospitals import LocalImage
 from engine.data.looks import LOOKS, look, measure_looks, small_grey
 from engine.data.near_duplicates import find_look_alikes, too_large
-from engine.data.phantoms import SCANNERS, draw_patient, render_slice
+from engine.data.phantom_heads import draw_patient
+from engine.data.phantoms import SCANNERS, render_slice
 from engine.data.splits import group_images, split_images
 from engine.sections import SplitConfig
 

@@ -11,19 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.phantoms import (
-    BRAIN_HALF_HEIGHT,
-    BRAIN_HALF_WIDTH,
-    BRAIN_Y,
-    DEFAULT_COUNTS,
-    PHANTOM_CLASSES,
-    SCANNERS,
-    Lesion,
-    draw_patient,
-    draw_slice,
-    render_slice,
-    write_phantoms,
-)
+from engine.data.phantom_heads import BRAIN_HALF_HEIGHT, BRAIN_HALF_WIDTH, BRAIN_Y, PHANTOM_CLASSES, draw_patient
+from engine.data.phantoms import DEFAULT_COUNTS, SCANNERS, Lesion, draw_slice, render_slice, write_phantoms
 from engine.errors import DataError
 
 COUNTS = {

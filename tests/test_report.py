@@ -25,11 +25,12 @@ from engine.inference.calibration import Calibration, ModelCalibration
 from engine.inference.gate import Gate, Gaussian
 from engine.inference.heatmap import Head
 from engine.inference.panel import Opinion, Panel, Reading, open_panel
-from engine.inference.report import DISCLAIMER, NOT_CALIBRATED, build_report, report_json
+from engine.inference.report import NOT_CALIBRATED, build_report, report_json
 from engine.inference.report_page import LEFT, MAX_MODELS, WARNING, WIDTH, latin, render_pdf
 from engine.results.files import sha256_of, write_json
 from engine.results.published import PublishedFile, PublishedVersion, VersionManifest, current_version
 from engine.results.run_folder import FileEntry
+from engine.results.words import DISCLAIMER
 from engine.sections import Hospital, ModelConfig
 
 MADE_AT = "2026-11-21T14:05:09+01:00"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ui.words import count, duration, format_bytes, join_words, percent
+from engine.results.words import count, join_words, percent
+from ui.words import duration, format_bytes
 
 
 @pytest.mark.parametrize(

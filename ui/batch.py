@@ -11,12 +11,12 @@ from engine.config import Federation
 from engine.errors import ImageError
 from engine.inference.panel import Panel, Reading
 from engine.results.published import PublishedVersion
+from engine.results.words import percent
 from ui.given import Picture
 from ui.opinions import ordered, set_words, who_says_otherwise
 from ui.palette import model_order
 from ui.read_first import is_reading_first, own_label
 from ui.viewing import first_frame
-from ui.words import percent
 
 HIDDEN = "read it first"
 UNREADABLE = "cannot be read"

@@ -2,9 +2,11 @@
 
 import streamlit as st
 
+from engine.results.words import DISCLAIMER
+
 UNDERSTOOD = "understood"
 NOTE = (
-    "**Research demonstration, not for diagnosis.** No decision about a patient may rest on what stands here.  \n"
+    f"**{DISCLAIMER}** No decision about a patient may rest on what stands here.  \n"
     "An image that you give stays in this server's memory while it is in the uploader, and goes when you remove it "
     "or close the page. It is written to no disk, no cache and no log, and it is sent to nobody."
 )

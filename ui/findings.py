@@ -7,7 +7,7 @@ import streamlit as st
 
 from engine.config import Federation
 from engine.data.audit import Audit, Finding
-from ui.words import count, join_words, percent
+from engine.results.words import count, join_words, percent
 
 BADGES = {
     "error": ("red", ":material/error:"),

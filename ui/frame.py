@@ -5,10 +5,10 @@ from pathlib import Path
 import streamlit as st
 
 from engine.config import Federation
+from engine.results.words import DISCLAIMER
 
 ASSETS = Path(__file__).parent / "assets"
 NAME = "Consilium"
-DISCLAIMER = "Research demonstration, not for diagnosis."
 
 
 def draw_frame(title: str, lead: str = "") -> None:

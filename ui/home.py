@@ -8,10 +8,11 @@ import streamlit as st
 from engine.config import Federation
 from engine.errors import ConsiliumError, ModelError
 from engine.results.published import PublishedVersion, current_version, published_names
+from engine.results.words import count, join_words, percent
 from ui.frame import show_federation
 from ui.run_index import folder_stamp
 from ui.selection import publish_commands
-from ui.words import count, join_words, percent, score_text
+from ui.words import score_text
 
 
 @dataclass(frozen=True)

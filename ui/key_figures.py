@@ -6,9 +6,10 @@ import streamlit as st
 from engine.errors import ConsiliumError
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
+from engine.results.words import count, percent
 from ui.curves import best_rows
 from ui.loaders import load_evaluation
-from ui.words import count, duration, format_bytes, percent
+from ui.words import duration, format_bytes
 
 FIGURE_WIDTH_PX = 172  # two beside each other on a phone
 

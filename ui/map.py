@@ -17,8 +17,8 @@ from typing import Any
 import folium
 
 from engine.config import Federation
+from engine.results.words import count
 from ui.palette import hospital_colour
-from ui.words import count
 
 # Natural Earth 1:110m land (public domain), by way of the npm package world-atlas 2.0.2; see assets/README.md.
 ASSETS = Path(__file__).parent / "assets"

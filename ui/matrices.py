@@ -8,8 +8,9 @@ import plotly.graph_objects as go
 
 from engine.config import Federation
 from engine.results.rounds import ALL
+from engine.results.words import percent
 from ui.palette import model_order
-from ui.words import percent, score_text
+from ui.words import score_text
 
 SCORES = {
     "macro_f1": "Macro-F1",

@@ -5,13 +5,12 @@ from html import escape
 
 from engine.config import Federation
 from engine.inference.panel import Opinion
+from engine.results.words import SHARED_IMAGES, join_words, percent
 from ui.palette import model_colour, model_order
-from ui.words import join_words, percent
 
 Opinions = Mapping[str, Opinion]
 ClassCounts = Mapping[str, Mapping[str, int]]
 
-SHARED_IMAGES = "These models share training images, so agreement is no independent evidence."
 NOT_CALIBRATED = (
     "A bar is the model's own probability. It is not calibrated yet: 90% here does not mean right 9 times in 10."
 )

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from engine.config import Federation
+from engine.results.words import percent
 from ui.opinions import Opinions, ordered
-from ui.words import percent
 
 Operating = Mapping[str, Mapping[str, Mapping[str, Any]]]  # {model: {class: {sensitivity, specificity, n_...}}}
 EXPLAIN = (

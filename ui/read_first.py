@@ -5,8 +5,8 @@ from collections.abc import Collection
 import streamlit as st
 
 from engine.config import Federation
+from engine.results.words import count, join_words
 from ui.opinions import Opinions
-from ui.words import count, join_words
 
 OWN = "own_readings"  # {image key: label}, never an image
 EXPLAIN = "Decide first, without the models. Your label stays in this session alone, and you cannot change it after."

@@ -10,13 +10,14 @@ from engine.results.files import sha256_of
 from engine.results.published import PublishedVersion, models_folder
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
+from engine.results.words import count
 from ui.lineage import is_served, label
 from ui.live import resume_command
 from ui.loaders import load_evaluation
 from ui.matrices import images_in
 from ui.run_index import RunEntry
 from ui.tables import difference_table, environment_table, files_table, scores_table, settings_table, when
-from ui.words import count, format_bytes
+from ui.words import format_bytes
 
 VIEWS = ("Settings", "Environment", "Files and hashes", "Beside another run")
 

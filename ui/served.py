@@ -12,11 +12,11 @@ from engine.results.metrics import ECE_BINS
 from engine.results.published import PublishedVersion, models_folder
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
+from engine.results.words import count, percent
 from ui.lineage import came_from, label, versions_by_run
 from ui.loaders import load_calibration
 from ui.matrices import column_name
 from ui.palette import model_colour
-from ui.words import count, percent
 
 HEIGHT_PX = 340
 

@@ -7,9 +7,10 @@ import pandas as pd
 
 from engine.config import Federation
 from engine.results.run_folder import FileEntry
+from engine.results.words import count, percent
 from ui.palette import model_order
 from ui.run_index import RunEntry
-from ui.words import count, format_bytes, percent, score_text
+from ui.words import format_bytes, score_text
 
 DASH = "\u2013"
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.data.dicom import Window
 
 ZOOMS = (1, 2, 4)
-BURNED_IN = "text burned into the picture"  # as engine.data.dicom.identifying_fields calls it
+BURNED_IN = "text burned into the picture"  # as engine.data.dicom_identity calls it
 OWN_WINDOW = "The models read it in this window too, which is not the one they were trained with."
 
 
@@ -102,7 +102,7 @@ def header_of(content: bytes) -> str:
     """`header_sentences` of a file; empty for PNG and JPEG."""
     if not is_dicom(content):
         return ""
-    from engine.data.dicom import identifying_fields
+    from engine.data.dicom_identity import identifying_fields
 
     return header_sentences(identifying_fields(content))
 

@@ -1,18 +1,9 @@
-"""Numbers and lists as people read them."""
+"""Numbers as the pages alone show them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-
-def percent(fraction: float, digits: int = 1) -> str:
-    """0.942 -> "94.2%". What is not quite all or nothing never reads as "100.0%" or "0.0%"."""
-    smallest = 10.0**-digits
-    value = 100 * fraction
-    if 0 < value < smallest / 2:
-        return f"<{smallest:.{digits}f}%"
-    if 100 - smallest / 2 <= value < 100:
-        return f">{100 - smallest:.{digits}f}%"
-    return f"{value:.{digits}f}%"
+from engine.results.words import count, percent
 
 
 def score_text(cell: Mapping[str, Any], metric: str) -> str:
@@ -22,11 +13,6 @@ def score_text(cell: Mapping[str, Any], metric: str) -> str:
         return percent(cell[metric])
     low, high = (f"{100 * end:.1f}" for end in interval)
     return f"{percent(cell[metric])} ({low}-{high})"
-
-
-def count(number: int, one: str, many: str | None = None) -> str:
-    """1024, "image" -> "1,024 images"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def format_bytes(number: float) -> str:
@@ -52,13 +38,6 @@ def duration(seconds: float) -> str:
     if whole < 86400:
         return _two(whole // 3600, "h", whole % 3600 // 60, "min")
     return _two(whole // 86400, "d", whole % 86400 // 3600, "h")
-
-
-def join_words(words: Sequence[str], last: str = "and") -> str:
-    """["a", "b", "c"] -> "a, b and c"."""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
 def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:

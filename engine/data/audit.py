@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict
 
 from engine.config import Federation
 from engine.data.duplicate_findings import copy_findings, exact_copies, extra_copies, look_alike_findings
-from engine.data.findings import Finding, Severity, count
+from engine.data.findings import Finding, Severity
 from engine.data.hospitals import HospitalImages
 from engine.data.labels import nearest_class
 from engine.data.looks import LOOKS, look
 from engine.data.splits import SplitImage
 from engine.errors import DataError
+from engine.results.words import count
 
 
 class Range(BaseModel):

@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom import config, uid
-from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.filereader import read_dataset
@@ -63,27 +62,6 @@ _HEADER = (
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPresentation", "ModalityLUTSequence"),
     *("VOILUTSequence", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", *_FRAME_VALUES, *_GROUPS, *_PALETTE),
 )
-# Kinds of elements that PS3.15 table E.1-1 removes, by words for the reader.
-_KINDS = {
-    "patient name": "PatientName OtherPatientNames PatientBirthName PatientMotherBirthName",
-    "patient ID": "PatientID",
-    "other IDs": "OtherPatientIDs OtherPatientIDsSequence IssuerOfPatientID AdmissionID StudyID MedicalRecordLocator",
-    "birth date": "PatientBirthDate PatientBirthTime",
-    "sex": "PatientSex",
-    "age": "PatientAge",
-    "address or telephone": "PatientAddress PatientTelephoneNumbers CountryOfResidence RegionOfResidence",
-    "other details": "PatientSize PatientWeight EthnicGroup Occupation PatientReligiousPreference MilitaryRank",
-    "accession number": "AccessionNumber",
-    "study, series or image UID": "StudyInstanceUID SeriesInstanceUID SOPInstanceUID FrameOfReferenceUID",
-    "institution": "InstitutionName InstitutionAddress InstitutionalDepartmentName ResponsibleOrganization",
-    "device": "DeviceSerialNumber StationName DetectorID GantryID PlateID DeviceUID PerformedStationName",
-    "descriptions or comments": "StudyDescription SeriesDescription ImageComments PatientComments ProtocolName "
-    "AdditionalPatientHistory AdmittingDiagnosesDescription RequestedProcedureDescription DerivationDescription "
-    "PerformedProcedureStepDescription AcquisitionComments StudyComments FrameComments ReasonForStudy",
-}
-_KIND_OF = {keyword: kind for kind, keywords in _KINDS.items() for keyword in keywords.split()}
-_KIND_OF_VR = {"PN": "physicians or operators", **dict.fromkeys(("DA", "DT", "TM"), "dates and times")}
-_WORDS = (*_KINDS, "physicians or operators", "dates and times", "private elements", "overlays")
 
 # pydicom's remarks quote what they complain about.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
@@ -109,7 +87,7 @@ def read_dicom(content: bytes, *, frame: int | None = None, window: Window | Non
     Modality rescale, then `window`, else the file's own, else the range that is there. MONOCHROME1 is turned so that
     bright is dense. A window means nothing to colours. Raises ImageError.
     """
-    with _refusals():
+    with refusals():
         dataset, values = _decode(content, frame)
         if values.ndim == 3:
             return stretch(values)
@@ -123,8 +101,8 @@ def count_frames(content: bytes) -> int:
     if not is_dicom(content):
         return 1
     try:
-        with _refusals():
-            return max(1, _n_frames(_parse(content, ("NumberOfFrames",), pixels=False)))
+        with refusals():
+            return max(1, _n_frames(parse_header(content, ("NumberOfFrames",), pixels=False)))
     except ImageError:
         return 1
 
@@ -138,7 +116,7 @@ def suggested_window(content: bytes, *, frame: int | None = None) -> Window | No
     if not is_dicom(content):
         return None
     try:
-        with _refusals():
+        with refusals():
             dataset, values = _decode(content, frame or 0)
             if values.ndim == 3:
                 return None
@@ -154,7 +132,7 @@ def suggested_window(content: bytes, *, frame: int | None = None) -> Window | No
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def refusals() -> Iterator[None]:
     """Whatever goes wrong inside becomes an ImageError without a word from the file, on no stream either."""
     try:
         with _one_at_a_time, warnings.catch_warnings():
@@ -164,38 +142,6 @@ def _refusals() -> Iterator[None]:
         raise
     except Exception as error:  # pydicom raises many kinds on damaged files; its words may quote tags
         raise ImageError(f"is a DICOM file that cannot be decoded ({type(error).__name__})") from None
-
-
-def identifying_fields(content: bytes) -> tuple[str, ...]:
-    """Which kinds of identifying elements the header holds, in plain words and never their values; () on damage."""
-    if not is_dicom(content):
-        return ()
-    try:
-        with _refusals():
-            dataset = _parse(content, None, pixels=False)
-            found = set(_kinds_in(dataset))
-            burned = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
-    except ImageError:
-        return ()
-    return (*(kind for kind in _WORDS if kind in found), *(("text burned into the picture",) if burned else ()))
-
-
-def _kinds_in(dataset: pydicom.Dataset) -> Iterator[str]:
-    for tag in dataset.keys():  # noqa: SIM118 - values would be converted, and may not convert
-        raw = dataset.get_item(tag)
-        if not raw.value or (isinstance(raw.value, bytes) and not raw.value.strip(b" \0")):
-            continue
-        keyword = keyword_for_tag(tag)
-        vr = dictionary_VR(tag) if keyword else raw.VR
-        if tag.is_private:
-            yield "private elements"
-        elif 0x6000 <= tag.group <= 0x60FF:
-            yield "overlays"
-        elif keyword in _KIND_OF or vr in _KIND_OF_VR:
-            yield _KIND_OF.get(keyword) or _KIND_OF_VR[vr]
-        elif vr == "SQ":
-            for item in _items(dataset, tag):
-                yield from _kinds_in(item)
 
 
 class _Counted(io.BytesIO):
@@ -210,7 +156,7 @@ class _Counted(io.BytesIO):
         return super().read(size)
 
 
-def _parse(content: bytes, tags: Sequence[str] | None, *, pixels: bool) -> pydicom.FileDataset:
+def parse_header(content: bytes, tags: Sequence[str] | None, *, pixels: bool) -> pydicom.FileDataset:
     """The elements named (None: all) as far as the pixels, or with them; always the file's meta information."""
     stream = _Counted(_inflated(content))
     names = None if tags is None else [*tags, *(("PixelData",) if pixels else ())]
@@ -240,7 +186,7 @@ def _n_frames(dataset: pydicom.Dataset) -> int:
     return frames
 
 
-def _items(dataset: pydicom.Dataset, tag: str | int) -> Sequence[pydicom.Dataset]:
+def items_of(dataset: pydicom.Dataset, tag: str | int) -> Sequence[pydicom.Dataset]:
     """A sequence's items, or none. Raises ImageError where parsing it would take too much."""
     if tag not in dataset:
         return ()
@@ -253,9 +199,9 @@ def _items(dataset: pydicom.Dataset, tag: str | int) -> Sequence[pydicom.Dataset
 def _take_frames_own(dataset: pydicom.Dataset, frame: int) -> None:
     """Enhanced objects keep rescale and window in functional groups: what all frames share, then this frame's own."""
     for name, index in zip(_GROUPS, (0, frame), strict=True):
-        for group in _items(dataset, name)[index : index + 1]:
+        for group in items_of(dataset, name)[index : index + 1]:
             for inner in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
-                for item in _items(group, inner)[:1]:
+                for item in items_of(group, inner)[:1]:
                     for keyword in set(_FRAME_VALUES) & set(item.dir()):
                         dataset.add(item[keyword])
 
@@ -269,7 +215,7 @@ def _set_window(dataset: pydicom.Dataset, window: Window) -> None:
 
 def _decode(content: bytes, frame: int | None) -> tuple[pydicom.Dataset, Values]:
     """The header with this frame's own rescale and window, and its stored values (h, w), or its colours (h, w, 3)."""
-    dataset = _parse(content, _HEADER, pixels=True)
+    dataset = parse_header(content, _HEADER, pixels=True)
     if "PixelData" not in dataset:
         raise ImageError("is a DICOM file without pixels")
     syntax = dataset.file_meta.TransferSyntaxUID

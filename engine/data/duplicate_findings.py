@@ -4,10 +4,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from engine.config import Federation
-from engine.data.findings import Finding, count
+from engine.data.findings import Finding
 from engine.data.hospitals import LocalImage
 from engine.data.near_duplicates import too_large
 from engine.data.splits import SplitImage
+from engine.results.words import count
 
 
 def exact_copies(images: Iterable[LocalImage]) -> list[list[LocalImage]]:

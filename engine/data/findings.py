@@ -16,7 +16,3 @@ class Finding(BaseModel):
     hospital: str | None
     sentence: str
     paths: tuple[str, ...] = ()
-
-
-def count(n: int, one: str, many: str | None = None) -> str:
-    return f"{n:,} {one}" if n == 1 else f"{n:,} {many or one + 's'}"

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from engine.data.statistics import GATED, STATISTICS, Vector
+from engine.results.words import join_words
 
 WORDS = {  # too low, too high
     "brightness": ("darker on the whole", "brighter on the whole"),
@@ -117,4 +118,4 @@ class Gate(BaseModel):
         ranked = sorted(GATED, key=lambda name: -abs(scores[name]))
         chosen = [name for name in ranked if abs(scores[name]) > NOTABLE][:MAX_WORDS] or ranked[:1]
         words = [WORDS[name][int(scores[name] > 0)] for name in chosen]
-        return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+        return join_words(words)

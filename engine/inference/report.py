@@ -11,14 +11,10 @@ from dataclasses import asdict
 from typing import Any
 
 from engine.data.images import FIT_RULE
-from engine.errors import ModelError
-from engine.inference.calibration import Calibration
-from engine.inference.panel import CALIBRATION, Reading
-from engine.results.files import read_model
+from engine.inference.panel import Reading, read_calibration
 from engine.results.published import PublishedVersion
+from engine.results.words import DISCLAIMER, SHARED_IMAGES
 
-DISCLAIMER = "Research demonstration, not for diagnosis."
-SHARED_IMAGES = "These models share training images, so agreement is no independent evidence."
 SETS = (
     "A set holds the true class for about {:.0%} of images like those it was fitted on; for a hospital's own model "
     "that means its own hospital's images alone."
@@ -49,9 +45,7 @@ def build_report(
         raise ValueError("a report calls an image 'image 1', 'image 2' ..., because file names may name a patient")
     if own_reading is not None and own_reading not in federation.classes:
         raise ValueError("own_reading is one of the federation's classes, because free text may name a patient")
-    calibration = None
-    if CALIBRATION in manifest.files:
-        calibration = read_model(version.folder / CALIBRATION, Calibration, ModelError, "calibrate the version anew")
+    calibration = read_calibration(version)
     order = ["global", *(f"local/{hospital.id}" for hospital in federation.hospital), "central"]
     opinions = reading.opinions if insisted or not reading.refused else {}
     return {

@@ -20,8 +20,9 @@ from engine.errors import DataError
 from engine.inference.heatmap import overlay
 from engine.inference.panel import Reading
 from engine.inference.report import build_report, report_json
-from engine.results.files import write_atomically
+from engine.results.files import write_bytes
 from engine.results.published import PublishedVersion
+from engine.results.words import join_words, percent
 
 if TYPE_CHECKING:
     from fpdf import FPDF  # 20 MB with its fontTools, and most readers of a page print nothing
@@ -53,7 +54,7 @@ def write_report(
         path = folder / f"{image_name.replace(' ', '-')}.{suffix}"
         if path.exists():
             raise DataError(f"{path}: is there already; give --report a new folder")
-        write_atomically(path, lambda temporary, content=content: temporary.write_bytes(content))  # type: ignore[misc]
+        write_bytes(path, content)
         written.append(path)
     return written
 
@@ -102,19 +103,11 @@ def _set(report: dict[str, Any], labels: Sequence[str]) -> str:
     """A prediction set in words: "pituitary or meningioma"."""
     if len(labels) == len(report["federation"]["classes"]) > 4:
         return f"any of the {len(labels)} classes"
-    words = [_class(report, label) for label in labels]
-    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+    return join_words([_class(report, label) for label in labels], "or")
 
 
 def _name(model: str, opinion: dict[str, Any]) -> str:
     return _shown(opinion["name"], model.removeprefix("local/"))
-
-
-def _percent(fraction: float) -> str:
-    """As ui/words.py says it: what is not quite all or nothing never reads as "100.0%" or "0.0%"."""
-    if 0 < fraction < 0.0005:
-        return "<0.1%"
-    return ">99.9%" if 0.9995 <= fraction < 1 else f"{fraction:.1%}"
 
 
 @dataclass(frozen=True)
@@ -231,7 +224,8 @@ def _draw_opinions(page: _Page, report: dict[str, Any], y: float) -> float:
     coverage = report["set_coverage"]
     page.write("Model", LEFT + 4, y, 54, 7, colour=GREY)
     page.write(f"Says, with its {'calibrated' if coverage else 'own'} probability", LEFT + 62, y, 54, 7, colour=GREY)
-    y = page.write(f"Prediction set ({coverage:.0%})" if coverage else "Top class", LEFT + 122, y, 64, 7, colour=GREY)
+    held = f"Prediction set ({percent(coverage, 0)})" if coverage else "Top class"
+    y = page.write(held, LEFT + 122, y, 64, 7, colour=GREY)
     y = page.rule(y + 0.6 * page.scale, GREY)
     for model, opinion in list(report["opinions"].items())[:MAX_MODELS]:
         y = _draw_opinion(page, report, model, opinion, y)
@@ -251,11 +245,11 @@ def _draw_opinion(page: _Page, report: dict[str, Any], model: str, opinion: dict
         missing = f"never trained on {_set(report, opinion['never_trained_on'])}"
         named = page.write(missing, LEFT + 4, named, 54, 7, colour=CAUTION, most=3)
     said = page.write(_class(report, opinion["label"]), LEFT + 62, y, 38, size, bold=True)
-    page.write(_percent(value), LEFT + 103, y, 17, size)
+    page.write(percent(value), LEFT + 103, y, 17, size)
     page.fill(LEFT + 62, said + 0.3, 54, 1.5 * page.scale, PALE)
     page.fill(LEFT + 62, said + 0.3, 54 * value, 1.5 * page.scale, colour)
     held = page.write(_set(report, opinion["prediction_set"]), LEFT + 122, y, 64, 9 if leads else 8, most=8)
-    rest = ", ".join(f"{_class(report, label)} {_percent(share)}" for label, share in ranked[1:])
+    rest = ", ".join(f"{_class(report, label)} {percent(share)}" for label, share in ranked[1:])
     y = max(said + 2.6 * page.scale, held + 0.8 * page.scale)
     y = max(named, page.write(rest, LEFT + 62, y, WIDTH - 62, 7, colour=GREY)) + 1.2 * page.scale
     page.fill(LEFT, top, 1.2 if leads else 0.5, y - top - 0.6, colour)
@@ -287,7 +281,7 @@ def _draw_small_print(page: _Page, report: dict[str, Any], y: float) -> float:
     published, prepared, gate = report["published"], report["preprocessing"], report["gate"]
     limits = (
         f"Refusal gate: limits {gate['features_limit']:.4g} (features) and {gate['statistics_limit']:.4g} (image "
-        f"statistics), which {_percent(gate['passed'])} of {gate['n_images']:,} validation images pass."
+        f"statistics), which {percent(gate['passed'])} of {gate['n_images']:,} validation images pass."
         if gate
         else "No calibration, no refusal gate."
     )

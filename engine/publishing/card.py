@@ -11,6 +11,7 @@ from engine.results.metrics import ECE_BINS
 from engine.results.published import PublishedFile
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
+from engine.results.words import DISCLAIMER, SHARED_IMAGES, percent
 
 
 def write_card(
@@ -26,7 +27,7 @@ def write_card(
     lines = [
         f"# {federation.name} ({name})",
         "",
-        "**Research demonstration, not for diagnosis.**",
+        f"**{DISCLAIMER}**",
         "",
         f"Made for {federation.intended_input}. Classes: {', '.join(federation.classes)}. Trained by {run.name}.",
         *(["", f"Simulated: {federation.simulated}"] if federation.simulated else []),
@@ -83,7 +84,7 @@ def write_card(
 
 
 def _calibration(federation: Federation, calibration: Calibration) -> list[str]:
-    measured, promised = calibration.measured, f"{calibration.coverage:.0%}"
+    measured, promised = calibration.measured, percent(calibration.coverage, 0)
     if ALL not in measured["refused"]:
         return ["## Calibration", "", "The run has no test images, so the calibration is not measured."]
     refused = measured["refused"][ALL]
@@ -111,7 +112,7 @@ def _calibration(federation: Federation, calibration: Calibration) -> list[str]:
         "",
         f"In brackets 95% intervals; ECE over {ECE_BINS} bins. A local model's sets are promised for images like its "
         "own hospital's alone; the table shows them on all hospitals' images. The gate refuses "
-        f"{refused['share']:.1%} ({_percents(refused['interval'])}) of these {refused['n_images']:,} images.",
+        f"{percent(refused['share'])} ({_percents(refused['interval'])}) of these {refused['n_images']:,} images.",
     ]
 
 
@@ -136,7 +137,7 @@ def _limits(run: Run, test: Mapping[str, Any]) -> list[str]:
         "- One validation set serves everything: it chose the best round, measured what quantisation cost, and fitted "
         "the temperatures, the prediction sets and the refusal gate's limits.",
         "- The gate knows the training images by sums alone; what it lets pass may still be no image for these models.",
-        "- The models share training images, so their agreement is no independent evidence.",
+        f"- {SHARED_IMAGES}",
     ]
     for finding in run.read_json("audit.json")["findings"]:
         sentence = f"{finding['sentence'][:1].upper()}{finding['sentence'][1:]}."

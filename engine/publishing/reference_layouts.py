@@ -17,7 +17,7 @@ from engine.errors import ConfigError, RunError
 from engine.federation.checkpoint import load_tensors
 from engine.publishing.meta import reference_meta
 from engine.publishing.run_panel import empty_network, run_models
-from engine.results.files import write_atomically, write_json
+from engine.results.files import write_atomically, write_bytes, write_json
 from engine.results.rounds import summaries
 from engine.results.run_folder import Run
 from engine.training.networks import Tensors
@@ -116,7 +116,7 @@ def _write_state_dict(run: Run, model: str, path: Path) -> None:
     state: Tensors = {name: tensors[name].clone() for name in empty_network(run).state_dict()}
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
+    write_bytes(path, buffer.getbuffer())
 
 
 def _write_arrays(path: Path, arrays: list[np.ndarray]) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import RunError
-from engine.results.files import cannot_write, write_atomically
+from engine.results.files import cannot_write, write_text
 
 ALL = "all"
 
@@ -152,5 +152,4 @@ def communication(lines: Sequence[RoundLine]) -> dict[str, dict[str, int]]:
 def drop_rounds_after(path: Path, last_round: dict[str, int]) -> None:
     """Keep of each model only the rounds that its checkpoint knows, so that a resume writes the rest once."""
     kept = [line for line in read_rounds(path) if line.round <= last_round.get(line.model, 0)]
-    text = "".join(line.model_dump_json() + "\n" for line in kept)
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, "".join(line.model_dump_json() + "\n" for line in kept))

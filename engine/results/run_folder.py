@@ -20,7 +20,6 @@ from engine.errors import RunError
 from engine.results.files import M, read_json, read_model, sha256_of, write_atomically, write_json
 from engine.results.rounds import RoundLine, read_rounds
 
-SCHEMA_VERSION = 1
 RUN_NAME = re.compile(r"run-(\d{3,})")
 
 
