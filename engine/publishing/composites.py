@@ -1,7 +1,8 @@
 """Pictures to try a version with where no patient's image may be shown: aligned averages of a class's training images.
 
-A composite averages at least N_IMAGES images of as many groups (patients, where they are known) of which no two are
-too alike, so that it is nobody's image, and is kept only if the version's own gate takes it for a scan.
+A composite averages N_IMAGES images of as many patients; where patients are unknown, of as many groups of which no two
+are so alike that they may show one patient. So it is nobody's image. It is kept only if the version's own gate takes it
+for a scan.
 """
 
 import io
@@ -40,6 +41,11 @@ class _Candidates:
     images: Sequence[LocalImage]
     alike: Floats
     shift: npt.NDArray[np.int64]
+
+    def may_be_one_patient(self, a: int, b: int) -> bool:
+        """Two groups never share a known patient."""
+        known = self.images[a].patient is not None and self.images[b].patient is not None
+        return not known and bool(self.alike[a, b] >= TOO_ALIKE)
 
 
 def make_composites(data: FederationData, panel: Panel) -> Iterator[tuple[bytes, Composite]]:
@@ -90,19 +96,23 @@ def _align(greys: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
 
 
 def _clusters(candidates: _Candidates) -> Iterator[list[int]]:
-    """Groups of N_IMAGES like images, no two too alike, the likest first; no image is in two of them."""
-    usable = np.where(candidates.alike < TOO_ALIKE, candidates.alike, 0)
-    typical = np.sort(usable, axis=1)[:, -(N_IMAGES - 1) :].mean(axis=1)
+    """Groups of N_IMAGES like images of different patients, the likest first; no image is in two of them."""
+    n = len(candidates.images)
+    others = [
+        [other for other in np.argsort(-row, kind="stable").tolist() if not candidates.may_be_one_patient(first, other)]
+        for first, row in enumerate(candidates.alike)
+    ]
+    typical = [candidates.alike[first, others[first][:N_IMAGES]].sum() for first in range(n)]
     taken: set[int] = set()
-    for first in np.argsort(-typical, kind="stable").tolist():
+    for first in np.argsort(-np.array(typical), kind="stable").tolist():
         if first in taken:
             continue
         members = [first]
-        for other in np.argsort(-candidates.alike[first], kind="stable").tolist():
-            if other not in taken and all(candidates.alike[other, member] < TOO_ALIKE for member in members):
+        for other in others[first]:
+            if other == first or other in taken or len(members) == N_IMAGES:
+                continue
+            if not any(candidates.may_be_one_patient(member, other) for member in members):
                 members.append(other)
-            if len(members) == N_IMAGES:
-                break
         if len(members) == N_IMAGES:
             taken |= set(members)
             yield members
