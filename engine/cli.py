@@ -16,6 +16,7 @@ from engine.config import PRESETS, Federation, load_federation, preset_overrides
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.labels import nearest_class
+from engine.data_commands import data_app
 from engine.errors import ConfigError, ConsiliumError, ImageError
 from engine.inference.panel import Panel, open_panel
 from engine.results.files import write_json
@@ -36,6 +37,7 @@ from engine.terminal import fail, output, print_audit, print_opinions, print_sco
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Consilium's training engine."
 )
+app.add_typer(data_app, name="data")
 ENGINE_ONLY = {"torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock"}
 
 FederationFile = Annotated[Path, typer.Argument(metavar="FEDERATION", help="A federation file, federations/NAME.toml")]
@@ -253,8 +255,7 @@ def export(
 def list_models(models: Models = None) -> None:
     """List the published models and their versions; * marks the served one."""
     folder = models_folder(models)
-    names = published_names(folder)
-    if not names:
+    if not (names := published_names(folder)):
         say("No published model yet. Make one with: python -m engine publish run-001 NAME")
         return
     table = Table()

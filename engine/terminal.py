@@ -6,7 +6,16 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from engine.config import Federation
@@ -52,6 +61,14 @@ def print_audit(federation: Federation, audit: Audit) -> None:
         cells = [f"{low:,.0f} - {high:,.0f}" if high > 1 else f"{low:.2f} - {high:.2f}" for low, high in ends]
         ranges.add_row(federation.display_name(hospital), *cells)
     output().print(table, ranges)
+
+
+@contextmanager
+def download_bar() -> Iterator[Progress]:
+    """Counts bytes."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=screen) as bar:
+        yield bar
 
 
 def print_opinions(federation: Federation, answers: list[dict[str, Any]], *, calibrated: bool) -> None:
