@@ -14,7 +14,7 @@ ClassCounts = Mapping[str, Mapping[str, int]]
 NOT_CALIBRATED = (
     "A bar is the model's own probability. It is not calibrated yet: 90% here does not mean right 9 times in 10."
 )
-OWN_KIND = "its set is promised only for its own hospital's kind of image"
+OWN_KIND = "bar and set hold for its own hospital's kind of image alone"
 MAX_OTHERS = 3
 SHADES = (1.0, 0.55, 0.35, 0.2)  # most likely class first; the last one serves all others
 STANCES = {  # what an opinion is beside the leading one: one model says, several say
@@ -27,8 +27,9 @@ STANCES = {  # what an opinion is beside the leading one: one model says, severa
 def calibrated_sentence(coverage: float) -> str:
     """What bars and sets promise. `coverage` is the promised share of sets that hold the true class."""
     return (
-        "Bars are calibrated: of answers with 90%, about 9 in 10 were right on validation images. "
-        f"A set is made to hold the true class for {percent(coverage, 0)} of images like the hospitals'."
+        "Bars are calibrated: of answers with 90%, about 9 in 10 were right on validation images, of a hospital's own "
+        f"model on that hospital's images. A set is made to hold the true class for {percent(coverage, 0)} of images "
+        "like the hospitals'."
     )
 
 
