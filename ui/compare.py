@@ -56,7 +56,8 @@ def _draw_one(
 ) -> None:
     """Gate first, then the reader's own label where one is asked for, then the opinions."""
     federation, content = version.federation, picture.content
-    image_spot, why_spot, view_spot = left.container(), left.container(), left.empty()
+    image_spot, why_spot = left.container(), left.container(key="why_spot")
+    view_spot = left.container(key="view_spot").empty()
     insisted = False
     try:
         with view_spot.container():
@@ -104,7 +105,8 @@ def _draw_image(picture: Picture, reading: Reading, version: PublishedVersion, v
     if why is not None:
         st.html(legend(federation, why))
         st.caption(why_sentences(federation, reading, why))
-    for sentence in (*reading.remarks, header_of(picture.content)):
+    remarks = reading.remarks if reading.opinions else ()  # a refusal has said why in its own words
+    for sentence in (*remarks, header_of(picture.content)):
         if sentence:
             st.caption(sentence)
     if picture.is_example:

@@ -2,7 +2,7 @@
 machine, the federation's own test images; and always one picture that the gate should refuse."""
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ SIZE_PX = 128  # as the phantom federation's own images
 STREAM = 2_025  # keeps these heads apart from the training images', which begin with the hospital's place (0, 1, 2)
 REFUSED = "a picture the gate should refuse"
 SCENE_PX = (192, 256)  # height, width
-TEST_IMAGE = ", test image"  # follows the class where a composite of it is offered too
 
 
 @dataclass(frozen=True)
@@ -44,18 +43,19 @@ class HeldOut:
     sha256: str
 
 
-def example_choices(manifest: VersionManifest) -> list[str]:
-    """The classes there are examples of, and the picture to be refused."""
-    if manifest.federation.phantom_seed is not None:
-        return [*example_labels(manifest.federation), REFUSED]
-    averaged = {composite.label for composite in manifest.composites.values()}
-    tested = {label for label, images in held_out_images(manifest).items() if images}
+def example_choices(manifest: VersionManifest, *, tested: bool) -> list[str]:
+    """The classes there are examples of, test images where `tested`, and the picture to be refused."""
     classes = manifest.federation.classes
-    composites = [label for label in classes if label in averaged]
-    return [*composites, *(_test_choice(label, averaged) for label in classes if label in tested), REFUSED]
+    if manifest.federation.phantom_seed is not None:
+        there = set(example_labels(manifest.federation))
+    elif tested:
+        there = {label for label, images in held_out_images(manifest).items() if images}
+    else:
+        there = {composite.label for composite in manifest.composites.values()}
+    return [*(label for label in classes if label in there), REFUSED]
 
 
-def make_example(version: PublishedVersion, choice: str, number: int) -> Example:
+def make_example(version: PublishedVersion, choice: str, number: int, *, tested: bool) -> Example:
     """The `number`-th example of a choice. Raises RunError where a test image is no longer what the run used."""
     manifest = version.manifest
     federation = manifest.federation
@@ -63,10 +63,10 @@ def make_example(version: PublishedVersion, choice: str, number: int) -> Example
         return draw_scene(number)
     if federation.phantom_seed is not None:
         return draw_example(federation, choice, number)
+    if tested:
+        return read_held_out(federation, held_out_images(manifest)[choice], number)
     composites = {file: made for file, made in sorted(manifest.composites.items()) if made.label == choice}
-    if composites:
-        return read_composite(version, composites, number)
-    return read_held_out(federation, held_out_images(manifest)[choice.removesuffix(TEST_IMAGE)], number)
+    return read_composite(version, composites, number)
 
 
 def read_composite(version: PublishedVersion, composites: Mapping[str, Composite], number: int) -> Example:
@@ -79,10 +79,6 @@ def read_composite(version: PublishedVersion, composites: Mapping[str, Composite
         raise ModelError(f"{version.folder / file}: {error.strerror or error}") from None
     of = f"{made.n_images} training images labelled {made.label}"
     return Example(content, f"Composite, not a patient: {of}, aligned and averaged.")
-
-
-def _test_choice(label: str, averaged: Collection[str]) -> str:
-    return label + TEST_IMAGE if label in averaged else label
 
 
 def example_labels(federation: Federation) -> list[str]:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from engine.errors import ConsiliumError
 from engine.results.published import PublishedVersion
-from ui.examples import REFUSED, example_choices, make_example
+from ui.examples import REFUSED, example_choices, held_out_images, make_example
 
 SUFFIXES = ["png", "jpg", "jpeg", "dcm"]
 MAX_IMAGES = 20
@@ -48,23 +48,29 @@ def take_pictures(version: PublishedVersion, *, has_gate: bool) -> list[Picture]
 
 def _take_example(version: PublishedVersion, *, has_gate: bool) -> list[Picture]:
     manifest = version.manifest
-    choices = example_choices(manifest)
-    what = "Or try a composite of training images, not a patient" if manifest.composites else "Or try a test image"
-    if manifest.federation.phantom_seed is not None:
-        what = "Or try a synthetic slice, drawn for you"
-    elif choices == [REFUSED]:
+    drawn = manifest.federation.phantom_seed is not None
+    tested = not drawn and bool(held_out_images(manifest))
+    if tested and manifest.composites:
+        tested = st.toggle("Test images, from this machine", key="tested")
+    choices = example_choices(manifest, tested=tested)
+    what = "Or try a synthetic slice, drawn for you" if drawn else "Or try an average of training images"
+    if tested:
+        what = "Or try an image of the test split"
+    if choices == [REFUSED]:
         what = "Or try"
     chosen = st.pills(what, choices, key="example", wrap=True)
     if not chosen:
         return []
     number = st.session_state.get("example_number", 0)
     try:
-        example = make_example(version, chosen, number)
+        example = make_example(version, chosen, number, tested=tested)
     except (ConsiliumError, OSError) as error:
         st.caption(f"There is no such example: {error}")
         return []
     missing = " This version has no gate." if chosen == REFUSED and not has_gate else ""
-    return [Picture(example.content, "image 1", f"{chosen} {number}", example.caption + missing, is_example=True)]
+    return [
+        Picture(example.content, "image 1", f"{chosen} {number} {tested}", example.caption + missing, is_example=True)
+    ]
 
 
 def next_example() -> None:

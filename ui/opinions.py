@@ -14,7 +14,7 @@ ClassCounts = Mapping[str, Mapping[str, int]]
 NOT_CALIBRATED = (
     "A bar is the model's own probability. It is not calibrated yet: 90% here does not mean right 9 times in 10."
 )
-OWN_KIND = "bar and set hold for its own hospital's kind of image alone"
+OWN_KIND = "promised for its own kind of image alone"
 MAX_OTHERS = 3
 SHADES = (1.0, 0.55, 0.35, 0.2)  # most likely class first; the last one serves all others
 STANCES = {  # what an opinion is beside the leading one: one model says, several say
