@@ -16,7 +16,6 @@ from engine.config import PRESETS, Federation, load_federation, preset_overrides
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.labels import nearest_class
-from engine.data.looks import LOOKS
 from engine.errors import ConfigError, ConsiliumError, ImageError
 from engine.inference.panel import Panel, open_panel
 from engine.results.files import write_json
@@ -32,7 +31,7 @@ from engine.results.published import (
 from engine.results.rounds import ALL
 from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run, list_runs, now
 from engine.sections import ARMS
-from engine.terminal import fail, output, print_opinions, print_scores, progress_bar, say, stepper
+from engine.terminal import fail, output, print_audit, print_opinions, print_scores, progress_bar, say, stepper
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Consilium's training engine."
@@ -77,23 +76,7 @@ def audit(federation_file: FederationFile, data: DataFolder = None) -> None:
     """What each hospital holds, and what is wrong with it."""
     federation = load_federation(federation_file)
     found = _read(federation, data)
-    table = Table(title=f"{federation.name}: images per hospital and class")
-    for column in ("Hospital", *federation.classes, "All", "Unreadable", "Exact copies"):
-        table.add_column(column, justify="left" if column == "Hospital" else "right")
-    for hospital, counts in found.audit.hospitals.items():
-        held = [counts.class_counts[label] for label in federation.classes]
-        row = [*held, counts.n_images, counts.unreadable, counts.exact_duplicates]
-        table.add_row(federation.display_name(hospital), *(f"{cell:,}" for cell in row))
-    ranges = Table(title="What 90% of a hospital's images lie between")
-    for column in ("Hospital", "Width, px", "Height, px", "Brightness", "Contrast", "Sharpness"):
-        ranges.add_column(column, justify="left" if column == "Hospital" else "right")
-    for hospital, counts in found.audit.hospitals.items():
-        ends = [(counts.looks[name].low, counts.looks[name].high) for name in LOOKS if name in counts.looks]
-        cells = [f"{low:,.0f} - {high:,.0f}" if high > 1 else f"{low:.2f} - {high:.2f}" for low, high in ends]
-        ranges.add_row(federation.display_name(hospital), *cells)
-    out = output()
-    out.print(table, ranges)
-    say(*(f"{finding.severity}: {finding.sentence}" for finding in found.audit.findings), to=out)
+    print_audit(federation, found.audit)
 
 
 @app.command()

@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.data.federation_data import FederationData
 from engine.data.images import Pixels, read_image
+from engine.data.scanner import apply_scanner
 from engine.errors import ImageError, ModelError
 from engine.inference.calibration import Calibration, ModelCalibration
 from engine.inference.gate import Gate
@@ -117,7 +118,8 @@ def _statistics(data: FederationData) -> Vector:
         for image in holding.images:
             path = data.root / image.path
             try:
-                rows.append(measure_statistics(read_image(path, colour=True)))
+                shown = apply_scanner(read_image(path, colour=True), holding.hospital.scanner, image.sha256)
+                rows.append(measure_statistics(shown))
             except ImageError as error:
                 raise ModelError(f"{path}: {error}; it was readable when the federation was read") from None
     return np.stack(rows)
