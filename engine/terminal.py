@@ -59,8 +59,8 @@ def print_audit(federation: Federation, audit: Audit) -> None:
     out.print(table, ranges)
     if skew.pairwise_mean is not None:
         say(
-            f"class mixes: Jensen-Shannon divergence {skew.pairwise_mean:.2f} on average and {skew.pairwise_max:.2f} at "
-            "most between two hospitals (0: the same mix, 1: no class in common); Divergence above is from all of them",
+            f"class mixes: Jensen-Shannon divergence {skew.pairwise_mean:.2f} on average and {skew.pairwise_max:.2f} "
+            "at most between two hospitals (0: the same mix, 1: no class in common); Divergence: from them all",
             to=out,
         )
     say(*(f"{finding.severity}: {finding.sentence}" for finding in audit.findings), to=out)
