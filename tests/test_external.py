@@ -4,17 +4,23 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from engine.config import EXTERNAL, Federation, load_federation
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, read_federation_data
+from engine.data.images import read_image
 from engine.data.phantoms import write_phantoms
+from engine.data.scanner import apply_scanner
 from engine.errors import DataError
 from engine.federation.training_run import start_run, train_run
+from engine.inference.statistics import measure_statistics
 from engine.publishing.publish import publish_run
+from engine.results.published import PublishedVersion
 from engine.results.run_folder import Run
+from ui.examples import HeldOut, read_held_out
 
 PROJECT = Path(__file__).resolve().parent.parent
 NAME = "Elsewhere General"
@@ -213,3 +219,31 @@ def test_the_card_says_licence_headline_and_the_external_scores(run: Run, data: 
     header = next(line for line in card.splitlines() if line.startswith("| Model |"))
     assert header == "| Model | Balanced accuracy | Accuracy | Macro-F1 | Missed | False alarms | Images |"
     assert json.loads((version.folder / "model_meta.json").read_text())["datasets"] == ["hospital-a", "hospital-a"]
+    assert_gate_knows_what_the_scanners_showed(version, data)
+
+
+def assert_gate_knows_what_the_scanners_showed(version: PublishedVersion, data: FederationData) -> None:
+    """The gate's means over training images are those of the shifted ones."""
+    scanners = {hospital.id: hospital.scanner for hospital in data.federation.hospital}
+    plain, shown = [], []
+    for split in data.splits:
+        if split.part == "train":
+            pixels = read_image(data.root / split.image.path, colour=True)
+            scanner = scanners[split.image.hospital]
+            plain.append(measure_statistics(pixels))
+            shown.append(measure_statistics(apply_scanner(pixels, scanner, split.image.sha256)))
+    mean = json.loads((version.folder / "calibration.json").read_text())["gate"]["mean"]
+    assert mean == pytest.approx(np.mean(shown, axis=0).tolist(), rel=1e-6)
+    assert mean != pytest.approx(np.mean(plain, axis=0).tolist(), rel=1e-3)
+
+
+def test_an_example_is_what_the_hospitals_models_were_shown(data: FederationData) -> None:
+    split = next(split for split in data.splits if split.image.hospital == "south")
+    path = data.root / split.image.path
+    held_out = [HeldOut(path, "south", split.image.label, split.image.sha256)]
+    content = read_held_out(data.federation, held_out, 0).content
+    scanner = data.federation.hospital[1].scanner
+    expected = apply_scanner(read_image(path, colour=False), scanner, split.image.sha256)
+    assert np.array_equal(read_image(content, colour=False), expected)
+    held_out = [HeldOut(path, "north", split.image.label, split.image.sha256)]
+    assert read_held_out(data.federation, held_out, 0).content == path.read_bytes()

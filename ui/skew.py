@@ -1,5 +1,6 @@
 """How unlike the hospitals' holdings are: a sentence with its numbers, and one bar per hospital. Pure."""
 
+import textwrap
 from collections.abc import Mapping
 
 import plotly.graph_objects as go
@@ -43,7 +44,7 @@ def divergence_figure(audit: Audit, federation: Federation) -> go.Figure:
     """One bar per hospital that holds images: its class mix against the federation's, from 0 to 1."""
     skew = measure_skew(class_counts(audit))
     held: Mapping[str, float] = {h: value for h, value in skew.from_federation.items() if value is not None}
-    names = [federation.display_name(hospital) for hospital in held]
+    names = ["<br>".join(textwrap.wrap(federation.display_name(hospital), 24)) for hospital in held]
     figure = go.Figure(
         go.Bar(
             x=list(held.values()),
@@ -57,7 +58,7 @@ def divergence_figure(audit: Audit, federation: Federation) -> go.Figure:
         )
     )
     figure.update_layout(
-        height=90 + 30 * len(names), margin={"l": 8, "r": 40, "t": 8, "b": 8}, dragmode=False, showlegend=False
+        height=90 + 36 * len(names), margin={"l": 8, "r": 40, "t": 8, "b": 8}, dragmode=False, showlegend=False
     )
     figure.update_xaxes(rangemode="tozero", fixedrange=True, title="Divergence from all hospitals' class mix")
     figure.update_yaxes(autorange="reversed", fixedrange=True, automargin=True)
