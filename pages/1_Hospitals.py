@@ -50,6 +50,7 @@ with left:
 right.table(hospitals[["No.", "Hospital", "Images"]].style.format(thousands=","), border="horizontal", hide_index=True)
 if skew:
     right.plotly_chart(divergence_figure(audit, federation), config={"displayModeBar": False}, key="divergence")
+    right.caption("How far each class mix lies from that of all hospitals together (Jensen-Shannon divergence).")
 
 chosen = st.selectbox("Hospital", list(n_images), format_func=federation.display_name, key="hospital", width=420)
 name = federation.display_name(chosen)

@@ -16,6 +16,7 @@ from engine.data.phantoms import write_phantoms
 from engine.data.scanner import apply_scanner
 from engine.errors import DataError
 from engine.federation.training_run import start_run, train_run
+from engine.inference.panel import read_calibration
 from engine.inference.statistics import measure_statistics
 from engine.publishing.publish import publish_run
 from engine.results.published import PublishedVersion
@@ -232,7 +233,9 @@ def assert_gate_knows_what_the_scanners_showed(version: PublishedVersion, data: 
             scanner = scanners[split.image.hospital]
             plain.append(measure_statistics(pixels))
             shown.append(measure_statistics(apply_scanner(pixels, scanner, split.image.sha256)))
-    mean = json.loads((version.folder / "calibration.json").read_text())["gate"]["mean"]
+    calibration = read_calibration(version)
+    assert calibration is not None
+    mean = calibration.gate.mean.tolist()
     assert mean == pytest.approx(np.mean(shown, axis=0).tolist(), rel=1e-6)
     assert mean != pytest.approx(np.mean(plain, axis=0).tolist(), rel=1e-3)
 

@@ -58,9 +58,9 @@ def divergence_figure(audit: Audit, federation: Federation) -> go.Figure:
         )
     )
     figure.update_layout(
-        height=90 + 36 * len(names), margin={"l": 8, "r": 40, "t": 8, "b": 8}, dragmode=False, showlegend=False
+        height=50 + 36 * len(names), margin={"l": 8, "r": 40, "t": 8, "b": 8}, dragmode=False, showlegend=False
     )
-    figure.update_xaxes(rangemode="tozero", fixedrange=True, title="Divergence from all hospitals' class mix")
+    figure.update_xaxes(rangemode="tozero", fixedrange=True)
     figure.update_yaxes(autorange="reversed", fixedrange=True, automargin=True)
     return figure
 
