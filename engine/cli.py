@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from engine.config import PRESETS, Federation, load_federation, preset_overrides
+from engine.config import EXTERNAL, PRESETS, Federation, load_federation, preset_overrides
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.labels import nearest_class
@@ -79,7 +79,6 @@ def audit(federation_file: FederationFile, data: DataFolder = None) -> None:
     federation = load_federation(federation_file)
     found = _read(federation, data)
     print_audit(federation, found.audit)
-    say(*(f"{finding.severity}: {finding.sentence}" for finding in found.audit.findings), to=output())
 
 
 @app.command()
@@ -138,8 +137,10 @@ def train(
     except KeyboardInterrupt:
         say(f"Stopped. Go on with: python -m engine train {federation_file} --resume {run.name}")
         raise typer.Exit(130) from None
-    test = run.read_json("evaluation.json")["splits"]["test"]
-    print_scores(federation, {model: cells[ALL] for model, cells in test.items()}, "Test images of all hospitals")
+    splits = run.read_json("evaluation.json")["splits"]
+    titles = {"test": "Test images of all hospitals", EXTERNAL: f"External: {federation.display_name(EXTERNAL)}"}
+    for split in (split for split in titles if split in splits):
+        print_scores(federation, {model: cells[ALL] for model, cells in splits[split].items()}, titles[split])
     say(f"Finished {run.folder}")
 
 

@@ -7,9 +7,9 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -18,19 +18,30 @@ from engine.sections import (
     ARMS,
     Arm,
     AugmentConfig,
+    Columns,
+    External,
     Hospital,
     Identifier,
     Location,
     ModelConfig,
+    Partition,
+    Scanner,
     Section,
+    Source,
     SplitConfig,
     TrainingConfig,
 )
 
+Headline = Literal["macro_f1", "balanced_accuracy", "accuracy"]
 PRESETS = {  # --preset NAME: settings that --set may still change
     "low-memory": ("training.batch_size=8", "model.image_size_px=64", "training.threads=1"),
 }
-RESERVED = ("all", "pooled", "global", "central", "federated", "local")  # words of the run folder
+EXTERNAL = "external"  # stands where a hospital's id stands for images of the external test set
+RESERVED = ("all", "pooled", "global", "central", "federated", "local", EXTERNAL)  # words of the run folder
+SECTIONS: tuple[type[Section], ...] = (
+    Hospital, Location, Scanner, Source, Columns, Partition, External,
+    SplitConfig, ModelConfig, TrainingConfig, AugmentConfig,
+)  # fmt: skip
 
 
 class Federation(Section):
@@ -43,7 +54,12 @@ class Federation(Section):
     intended_input: str = Field(min_length=1)
     simulated: str = ""
     synthetic: str = ""
+    licence: str = Field("", description="what the images' licence allows, where a reader must know it")
+    headline: Headline = Field("macro_f1", description="the score that pages lead with")
     phantom_seed: int | None = Field(None, ge=0, description="draw the phantom images where no data folder exists")
+    source: Source | None = None
+    partition: Partition | None = None
+    external: External | None = None
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
@@ -56,34 +72,80 @@ class Federation(Section):
         _refuse_repeats("arms", self.arms)
         _refuse_repeats("hospital ids", [h.id for h in self.hospital])
         _refuse_repeats("hospital names", [h.name for h in self.hospital])
-        _refuse_repeats("hospital folders", [str(Path(h.folder)) for h in self.hospital])
+        _refuse_repeats("hospital folders", [str(Path(h.folder)) for h in self.hospital if h.folder is not None])
+        _refuse_repeats("hospital sources", [value for h in self.hospital for value in h.source])
         for hospital in self.hospital:
             if hospital.id in RESERVED:
                 raise ValueError(f"hospital id '{hospital.id}' means something else in a run folder; choose another")
         if not self.arms:
             raise ValueError("arms: name at least one of federated, local, central")
-        for hospital in self.hospital:
-            for folder, label in hospital.aliases.items():
+        owners = [(f"hospital {hospital.id}", hospital.aliases) for hospital in self.hospital]
+        for owner, aliases in [*owners, ("source", self.source.aliases if self.source else {})]:
+            for folder, label in aliases.items():
                 if label not in self.classes:
-                    raise ValueError(
-                        f"hospital {hospital.id}: alias '{folder}' means '{label}', which is not among the classes"
-                    )
+                    raise ValueError(f"{owner}: alias '{folder}' means '{label}', which is not among the classes")
         if self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes):
             raise ValueError(f"positive: '{self.positive}' must be one of exactly two classes")
         if self.training.min_hospitals > len(self.hospital):
             raise ValueError(
                 f"training.min_hospitals is {self.training.min_hospitals}, but there are {len(self.hospital)} hospitals"
             )
+        self._check_origins()
         return self
+
+    def _check_origins(self) -> None:
+        """Every hospital's images come from one place: its folder, its rows of a manifest, or a partition."""
+        if self.source is None:
+            if self.partition is not None:
+                raise ValueError("[partition] deals a [source], and there is none; add it or give hospitals folders")
+            for hospital in self.hospital:
+                if hospital.folder is None:
+                    raise ValueError(f"hospital {hospital.id}: needs a 'folder', because there is no [source]")
+                if hospital.source:
+                    raise ValueError(f"hospital {hospital.id}: 'source' needs a [source] with a hospital column")
+        else:
+            has_column = self.source.columns is not None and self.source.columns.hospital is not None
+            if has_column and self.partition is not None:
+                raise ValueError("source.columns.hospital already says whose the images are; take [partition] away")
+            if not has_column and self.partition is None:
+                raise ValueError("[source] has no hospital column; add a [partition] that deals it to the hospitals")
+            for hospital in self.hospital:
+                for key in ("folder", "aliases"):
+                    if getattr(hospital, key):
+                        raise ValueError(f"hospital {hospital.id}: '{key}' belongs to [source], where there is one")
+                if has_column and not hospital.source:
+                    raise ValueError(f"hospital {hospital.id}: needs 'source', its words in the hospital column")
+                if hospital.source and not has_column:
+                    raise ValueError(f"hospital {hospital.id}: 'source' needs source.columns.hospital")
+        if self.partition is not None and self.partition.quotas:
+            self._check_quotas(self.partition.quotas)
+        shifted = [hospital.id for hospital in self.hospital if hospital.scanner is not None]
+        if (shifted or self.partition is not None) and not self.simulated:
+            what = f"hospital {shifted[0]}'s scanner" if shifted else "[partition]"
+            raise ValueError(f"{what} makes hospitals that are not real; say so in 'simulated'")
+
+    def _check_quotas(self, quotas: Mapping[str, Mapping[str, float]]) -> None:
+        ids = [hospital.id for hospital in self.hospital]
+        for hospital in [*quotas, *ids]:
+            if hospital not in ids:
+                raise ValueError(f"partition.quotas: '{hospital}' is no hospital's id")
+            if hospital not in quotas or not any(quotas[hospital].values()):
+                raise ValueError(f"partition.quotas: hospital {hospital} has no part of any class; give it one")
+            unknown = [label for label in quotas[hospital] if label not in self.classes]
+            if unknown:
+                raise ValueError(f"partition.quotas.{hospital}: '{unknown[0]}' is not among the classes")
+        for label in self.classes:
+            if not any(parts.get(label) for parts in quotas.values()):
+                raise ValueError(f"partition.quotas: nobody has a part of '{label}', so its images would be lost")
 
     @property
     def aliases(self) -> dict[str, str]:
-        """Folder names of every hospital -> class; a name that two hospitals use differently is left out."""
+        """Folder names of source and hospitals -> class; a name that two of them use differently is left out."""
         merged: dict[str, str] = {}
         meanings: dict[str, set[str]] = {}
-        for hospital in self.hospital:
-            merged |= hospital.aliases
-            for folder, label in hospital.aliases.items():
+        for aliases in (self.source.aliases if self.source else {}, *(h.aliases for h in self.hospital)):
+            merged |= aliases
+            for folder, label in aliases.items():
                 meanings.setdefault(normalise(folder), set()).add(label)
         return {folder: label for folder, label in merged.items() if len(meanings[normalise(folder)]) == 1}
 
@@ -98,9 +160,18 @@ class Federation(Section):
         return words.get(model) or self.display_name(model.removeprefix("local/"))
 
     def display_name(self, hospital_id: str) -> str:
-        """The name people see; says "(simulated)" wherever the federation is one."""
+        """The name people see; says "(simulated)" wherever the federation is one. The external set has its own."""
+        if hospital_id == EXTERNAL and self.external is not None:
+            return self.external.name
         name = next((h.name for h in self.hospital if h.id == hospital_id), hospital_id)
         return f"{name} (simulated)" if self.simulated else name
+
+    def origin(self, hospital: Hospital) -> str:
+        """Where its images come from, below the data folder: its folder, or the source and its words in it."""
+        if self.source is None or hospital.folder is not None:
+            return hospital.folder or ""
+        place = self.source.folder or self.source.manifest or ""
+        return f"{place} ({', '.join(hospital.source)})" if hospital.source else place
 
 
 def load_federation(path: Path, overrides: Sequence[str] = ()) -> Federation:
@@ -201,37 +272,40 @@ def _explain(error: ValidationError, file: Path, text: str, changed: Sequence[st
         where = f"{file} with --set {dotted}"
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key '{dotted}'{_did_you_mean(path)}"
-    return f"{where}: {dotted}: {message} (found {first['input']!r})"
+    found = "" if isinstance(first["input"], dict) else f" (found {first['input']!r})"
+    return f"{where}: {dotted}: {message}{found}"
 
 
 def _did_you_mean(path: Sequence[str]) -> str:
-    known: set[str] = set()
-    for model in (Federation, Hospital, Location, SplitConfig, ModelConfig, TrainingConfig, AugmentConfig):
-        known |= set(model.model_fields)
+    sections: list[type[Section]] = [Federation, *SECTIONS]
+    known = {name for section in sections for name in section.model_fields}
     close = difflib.get_close_matches(path[-1], sorted(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _line_of(path: Sequence[str], text: str) -> int | None:
-    """Line of a dotted key in TOML text (tomllib keeps no positions): sections first, then the key below."""
-    names = [part for part in path if not part.isdigit()]
+    """Line of a dotted key in TOML text (tomllib keeps no positions): its section, then the key or the table it is in.
+
+    Below the n-th `[[hospital]]` a section of it, like `[hospital.scanner]`, is the n-th hospital's.
+    """
+    dotted = ".".join(part for part in path if not part.isdigit())
     occurrence = next((int(part) for part in path if part.isdigit()), 0)
-    section, line_of_section = "", 0
-    seen: dict[str, int] = {}
+    section, root, n_seen = "", "", dict[str, int]()
     for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[{1,2}\s*([\w.\-\" ]+?)\s*\]{1,2}", line)
+        header = re.match(r"\s*(\[{1,2})\s*([\w.\-\" ]+?)\s*\]{1,2}", line)
         if header:
-            section, line_of_section = header.group(1).replace(" ", ""), number
-            seen[section] = seen.get(section, 0) + 1
-            if section == ".".join(names):
-                return line_of_section
+            section = header.group(2).replace(" ", "")
+            root = section.partition(".")[0]
+            if header.group(1) == "[[":
+                n_seen[section] = n_seen.get(section, -1) + 1
+        if root in n_seen and n_seen[root] != occurrence:
+            continue
+        if header:
+            if section == dotted:
+                return number
             continue
         key = re.match(r"\s*[\"']?([\w.\- ]+?)[\"']?\s*=", line)
-        if key is None or seen.get(section, 1) - 1 not in (0, occurrence):
-            continue
-        if seen.get(section, 1) - 1 != occurrence and section == names[0]:
-            continue
-        dotted = f"{section}.{key.group(1)}" if section else key.group(1)
-        if dotted == ".".join(names) or (len(names) > 2 and dotted == ".".join(names[:2])):
+        here = f"{section}.{key.group(1)}" if key and section else key.group(1) if key else ""
+        if here and (here == dotted or dotted.startswith(f"{here}.")):
             return number
     return None

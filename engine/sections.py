@@ -5,12 +5,23 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Arm = Literal["federated", "local", "central"]
 ARMS: tuple[Arm, ...] = ("federated", "local", "central")
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+Word = Annotated[str, Field(min_length=1)]
+
+
+def _stay_inside_root(path: str) -> str:
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError("must be a path inside the federation's data folder, without '..'")
+    return path
+
+
+InsideRoot = Annotated[str, Field(min_length=1), AfterValidator(_stay_inside_root)]
 
 
 class Section(BaseModel):
@@ -23,22 +34,88 @@ class Location(Section):
     longitude: float = Field(ge=-180, le=180)
 
 
+class Scanner(Section):
+    """How a simulated hospital's scanner changes what it decodes; see `engine.data.scanner`."""
+
+    noise: float = Field(0.0, ge=0, le=0.5, description="standard deviation, of the full range from black to white")
+    contrast: float = Field(1.0, gt=0, le=4, description="factor around the image's mean grey")
+    blur: float = Field(0.0, ge=0, le=20, description="Gaussian radius in pixels of the decoded image")
+
+
 class Hospital(Section):
-    """The owner of one local data set. `aliases` maps its own folder names to the federation's classes."""
+    """The owner of one local data set. `aliases` maps its own folder names to the federation's classes.
+
+    `folder` is its own; of a manifest with a hospital column it has `source` instead, its words in that column.
+    """
 
     id: Identifier
     name: str = Field(min_length=1)
-    folder: str = Field(min_length=1)
+    folder: InsideRoot | None = None
+    source: tuple[Word, ...] = ()
     location: Location | None = None
     specialty: str = ""
     aliases: dict[str, str] = {}
+    scanner: Scanner | None = None
 
-    @field_validator("folder")
-    @classmethod
-    def _stay_inside_root(cls, folder: str) -> str:
-        if Path(folder).is_absolute() or ".." in Path(folder).parts:
-            raise ValueError("must be a path inside the federation's data folder, without '..'")
-        return folder
+
+class Columns(Section):
+    """A manifest's column names. `patient` ties images together, across hospitals too; `hospital` says whose."""
+
+    image: Word
+    label: Word
+    patient: Word | None = None
+    hospital: Word | None = None
+
+
+class Source(Section):
+    """Images that lie together: a `folder` of class folders, or a CSV `manifest` of files below `images`."""
+
+    folder: InsideRoot | None = None
+    manifest: InsideRoot | None = None
+    images: InsideRoot | None = None
+    suffix: str = Field("", description="what the manifest's image names lack, e.g. .jpg")
+    columns: Columns | None = None
+    aliases: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.folder is None) == (self.manifest is None):
+            raise ValueError("needs either 'folder' (one folder per class) or 'manifest' (a CSV), and not both")
+        if self.manifest is None:
+            for key in ("images", "suffix", "columns"):
+                if getattr(self, key):
+                    raise ValueError(f"'{key}' goes with a manifest, not with a folder")
+        elif self.images is None or self.columns is None:
+            raise ValueError(f"a manifest also needs '{'images' if self.images is None else 'columns'}'")
+        return self
+
+
+class Partition(Section):
+    """How a pooled source is dealt to the hospitals; see `engine.data.partition`.
+
+    `alpha` is the Dirichlet's concentration: small is uneven. `quotas` are parts by hospital id and class: of a class
+    that north holds 3 parts of and south 1, north gets three quarters; a class that is not named has no part.
+    """
+
+    method: Literal["iid", "dirichlet", "quotas", "quantity"]
+    alpha: float | None = Field(None, gt=0, le=1e6)
+    quotas: dict[str, dict[str, Weight]] = {}
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _settings_fit_method(self) -> Self:
+        for key, methods in (("alpha", ("dirichlet", "quantity")), ("quotas", ("quotas",))):
+            given = bool(getattr(self, key))
+            if given != (self.method in methods):
+                raise ValueError(f"method '{self.method}' {'has no' if given else 'needs'} '{key}'")
+        return self
+
+
+class External(Section):
+    """A test set from elsewhere, one folder per class: reported apart, never trained on, never used for choosing."""
+
+    name: Word
+    folder: InsideRoot
 
 
 class SplitConfig(Section):

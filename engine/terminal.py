@@ -18,10 +18,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from engine.config import Federation
+from engine.config import EXTERNAL, Federation
 from engine.data.audit import Audit
 from engine.data.federation_data import OnProgress
 from engine.data.looks import LOOKS
+from engine.data.skew import measure_skew
 from engine.results.words import DISCLAIMER, join_words, percent
 
 screen = Console(stderr=True)
@@ -46,21 +47,33 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def print_audit(federation: Federation, audit: Audit) -> None:
+    skew = measure_skew({hospital: counts.class_counts for hospital, counts in audit.hospitals.items()})
+    held = {**audit.hospitals, **({EXTERNAL: audit.external} if audit.external else {})}
     table = Table(title=f"{federation.name}: images per hospital and class")
-    for column in ("Hospital", *federation.classes, "All", "Unreadable", "Exact copies"):
+    for column in ("Hospital", *federation.classes, "All", "Unreadable", "Exact copies", "Divergence"):
         table.add_column(column, justify="left" if column == "Hospital" else "right")
-    for hospital, counts in audit.hospitals.items():
-        held = [counts.class_counts[label] for label in federation.classes]
-        row = [*held, counts.n_images, counts.unreadable, counts.exact_duplicates]
-        table.add_row(federation.display_name(hospital), *(f"{cell:,}" for cell in row))
+    for hospital, counts in held.items():
+        cells = [counts.class_counts[label] for label in federation.classes]
+        row = [*cells, counts.n_images, counts.unreadable, counts.exact_duplicates]
+        divergence = skew.from_federation.get(hospital)
+        far = "" if divergence is None else f"{divergence:.2f}"
+        table.add_row(federation.display_name(hospital), *(f"{cell:,}" for cell in row), far)
     ranges = Table(title="What 90% of a hospital's images lie between")
     for column in ("Hospital", "Width, px", "Height, px", "Brightness", "Contrast", "Sharpness"):
         ranges.add_column(column, justify="left" if column == "Hospital" else "right")
-    for hospital, counts in audit.hospitals.items():
+    for hospital, counts in held.items():
         ends = [(counts.looks[name].low, counts.looks[name].high) for name in LOOKS if name in counts.looks]
-        cells = [f"{low:,.0f} - {high:,.0f}" if high > 1 else f"{low:.2f} - {high:.2f}" for low, high in ends]
-        ranges.add_row(federation.display_name(hospital), *cells)
-    output().print(table, ranges)
+        cells_text = [f"{low:,.0f} - {high:,.0f}" if high > 1 else f"{low:.2f} - {high:.2f}" for low, high in ends]
+        ranges.add_row(federation.display_name(hospital), *cells_text)
+    out = output()
+    out.print(table, ranges)
+    if skew.pairwise_mean is not None:
+        say(
+            f"class mixes: Jensen-Shannon divergence {skew.pairwise_mean:.2f} on average and {skew.pairwise_max:.2f} "
+            "at most between two hospitals (0: the same mix, 1: no class in common); Divergence: from them all",
+            to=out,
+        )
+    say(*(f"{finding.severity}: {finding.sentence}" for finding in audit.findings), to=out)
 
 
 @contextmanager

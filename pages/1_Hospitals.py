@@ -13,6 +13,7 @@ from ui.map import DARK, LIGHT, hospital_map
 from ui.palette import hospital_colour
 from ui.pictures import draw_samples
 from ui.selection import select_run, stop_with
+from ui.skew import divergence_figure, skew_sentence
 from ui.tables import class_mix_table, hospital_rows
 
 draw_frame("Hospitals", "Who taught the model, and with what.")
@@ -25,6 +26,8 @@ show_federation(federation)
 hospitals = hospital_rows(splits, federation)
 n_images = dict(zip(hospitals["id"], hospitals["Images"], strict=True))
 st.markdown(holdings_sentence(federation, hospitals, splits))
+skew = skew_sentence(audit, federation)
+st.markdown(skew)
 
 
 @st.fragment
@@ -45,6 +48,9 @@ left, right = st.columns([3, 2], gap="large")
 with left:
     draw_map()
 right.table(hospitals[["No.", "Hospital", "Images"]].style.format(thousands=","), border="horizontal", hide_index=True)
+if skew:
+    right.plotly_chart(divergence_figure(audit, federation), config={"displayModeBar": False}, key="divergence")
+    right.caption("How far each class mix lies from that of all hospitals together (Jensen-Shannon divergence).")
 
 chosen = st.selectbox("Hospital", list(n_images), format_func=federation.display_name, key="hospital", width=420)
 name = federation.display_name(chosen)

@@ -37,7 +37,7 @@ def draw_training(run: Run, live: bool) -> None:
         metric = st.segmented_control(
             "Validation",
             list(METRICS),
-            default="macro_f1",
+            default=run.federation.headline,
             format_func=METRICS.__getitem__,
             key="metric",
             required=True,

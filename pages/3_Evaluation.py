@@ -26,7 +26,7 @@ DARK = st.context.theme.type == "dark"
 draw_frame("Evaluation", "How good, for whom.")
 run = select_run()
 try:
-    federation = run.federation
+    federation, headline = run.federation, run.federation.headline
     show_federation(federation)
     evaluation, audit = load_evaluation(run), load_audit(run)
     splits = evaluation["splits"]
@@ -36,9 +36,9 @@ except ConsiliumError as error:
 answer = st.container()
 with st.container(horizontal=True):
     metric = st.segmented_control(
-        "Score", list(SCORES), default="macro_f1", format_func=SCORES.__getitem__, key="score", required=True, wrap=True
+        "Score", list(SCORES), default=headline, format_func=SCORES.__getitem__, key="score", required=True, wrap=True
     )
-    offered = [split for split in ("test", "validation") if splits.get(split)]
+    offered = [split for split in ("test", "external", "validation") if splits.get(split)]
     if not offered:
         st.info("This run holds neither test nor validation images, so there is nothing to evaluate.")
         st.stop()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from engine.config import Federation
-from engine.data.audit import Audit, Finding
+from engine.data.audit import Audit, Finding, HospitalCounts
 from engine.results.rounds import Fit, RoundLine, Validation
 from engine.results.run_folder import Progress
 from engine.results.words import percent
@@ -22,6 +22,7 @@ from ui.matrices import answer_sentence, confusion_figure, score_matrix
 from ui.palette import hospital_colour, model_colour, model_order
 from ui.run_index import RunEntry
 from ui.selection import default_entry
+from ui.skew import divergence_figure, skew_sentence
 from ui.tables import (
     class_mix_table,
     difference_table,
@@ -330,3 +331,52 @@ def test_of_two_classes_missed_cases_and_false_alarms_lead(federation: Federatio
         "Federated misses **1 of 20** pneumonia images (sensitivity 95.0%) and raises **6 false alarms** on 30 others "
         "(specificity 80.0%). On all 50 test images, by Macro-F1: "
     )
+
+
+def test_hospitals_at_one_place_share_one_label(federation: Federation) -> None:
+    south = federation.hospital[1].model_copy(update={"location": federation.hospital[0].location})
+    together = federation.model_copy(update={"hospital": (federation.hospital[0], south)})
+    drawn = hospital_map(together, {"north": 3, "south": 4})
+    assert drawn is not None
+    page = drawn.get_root().render()
+    assert len(re.findall(r"nowrap[^0-9]+(?:u003[eE])?1, 2", page)) == 1
+    assert page.count("L.circleMarker(") == 2
+
+
+def an_audit(north: tuple[int, int], south: tuple[int, int]) -> Audit:
+    hospitals = {
+        hospital: HospitalCounts(
+            n_images=sum(held), class_counts=dict(zip("ab", held, strict=True)), unreadable=0, exact_duplicates=0
+        )
+        for hospital, held in (("north", north), ("south", south))
+    }
+    return Audit(federation="Two", hospitals=hospitals, findings=())
+
+
+@pytest.mark.parametrize(
+    ("north", "south", "said"),
+    [
+        ((10, 10), (30, 30), "**hardly differ** between hospitals: Jensen-Shannon divergence 0.00 on average"),
+        (
+            (10, 10),
+            (16, 4),
+            "**differ somewhat** between hospitals (non-IID): Jensen-Shannon divergence 0.07 on average",
+        ),
+        (
+            (10, 0),
+            (0, 30),
+            "**differ strongly** between hospitals (non-IID): Jensen-Shannon divergence 1.00 on average",
+        ),
+    ],
+)
+def test_skew_is_said_with_its_number(
+    federation: Federation, north: tuple[int, int], south: tuple[int, int], said: str
+) -> None:
+    assert said in skew_sentence(an_audit(north, south), federation)
+
+
+def test_an_empty_hospital_has_no_divergence(federation: Federation) -> None:
+    audit = an_audit((10, 5), (0, 0))
+    assert skew_sentence(audit, federation) == ""
+    (bars,) = divergence_figure(audit, federation).data
+    assert (list(bars.x), list(bars.y)) == ([0.0], ["North (simulated)"])

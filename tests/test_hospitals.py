@@ -356,6 +356,7 @@ def test_the_statistics_have_the_reference_systems_keys(tiny_data: FederationDat
     assert tiny_data.stats_json()["Phantom Valley"] == {
         "total_samples": 42,
         "class_distribution": {"glioma": 14, "meningioma": 12, "notumor": 0, "pituitary": 16},
+        "class_divergence": pytest.approx(0.09455, abs=1e-5),
         "location": "Innsbruck (invented)",
         "specialty": "oncology referral",
         "dataset_id": "hospital-c",

@@ -5,11 +5,13 @@ import io
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from engine.results.run_folder import Run
+from engine.sections import Scanner
 from ui.pictures import browser_picture, sample_files
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -65,3 +67,13 @@ def test_the_page_shows_samples_only_when_asked(
     app.toggle(key="samples").set_value(True).run()
     assert not app.exception
     assert len(app.get("image")) == 4
+
+
+def test_a_sample_is_shown_as_the_hospitals_scanner_shows_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(np.tile(np.arange(0, 240, 4, dtype=np.uint8), (40, 1))).save(path)
+    plain = browser_picture(path, colour=False, longest_px=100)
+    shifted = browser_picture(path, colour=False, longest_px=100, scanner=Scanner(contrast=0.5))
+    assert plain.url != shifted.url
+    assert shifted == browser_picture(path.read_bytes(), colour=False, longest_px=100, scanner=Scanner(contrast=0.5))
+    assert plain == browser_picture(path, colour=False, longest_px=100, scanner=Scanner())

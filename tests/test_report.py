@@ -198,6 +198,15 @@ def test_a_real_federation_is_not_called_simulated(tmp_path: Path) -> None:
     assert "imulated" not in read_back(render_pdf(report_of(version, reading), reading))
 
 
+def test_a_licence_is_said_where_there_is_one(tmp_path: Path) -> None:
+    version = make_version(tmp_path, licence="CC BY-NC 4.0: non-commercial use only")
+    reading = make_reading(version)
+    assert report_of(version, reading)["federation"]["licence"] == "CC BY-NC 4.0: non-commercial use only"
+    assert "non-commercial use only" in read_back(render_pdf(report_of(version, reading), reading))
+    plain = make_version(tmp_path / "plain")
+    assert "icence" not in read_back(render_pdf(report_of(plain, reading), reading))
+
+
 def test_a_version_without_calibration_says_so(tmp_path: Path) -> None:
     version = make_version(tmp_path, calibrated=False)
     reading = make_reading(version)

@@ -9,7 +9,7 @@ from engine.config import Federation
 from engine.results.rounds import ALL
 from ui.palette import FEDERATED, hospital_colour, model_colour, model_order
 
-METRICS = {"macro_f1": "Macro-F1", "accuracy": "Accuracy", "loss": "Loss"}
+METRICS = {"macro_f1": "Macro-F1", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy", "loss": "Loss"}
 # Never colour alone: every line has its own marker too.
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "pentagon")
 

@@ -12,8 +12,9 @@ import streamlit as st
 from PIL import Image
 
 from engine.config import Federation, data_root
-from engine.data.images import Pixels
+from engine.data.images import Pixels, read_image
 from engine.data.phantoms import PHANTOM_CLASSES, SCANNERS, draw_slice
+from engine.data.scanner import apply_scanner
 from engine.errors import ConsiliumError, ModelError, RunError
 from engine.results.files import sha256_of
 from engine.results.published import Composite, PublishedVersion, VersionManifest
@@ -153,7 +154,12 @@ def read_held_out(federation: Federation, images: list[HeldOut], number: int) ->
         image = images[(number + turn) % len(images)]
         if sha256_of(image.path) == image.sha256:
             name = federation.display_name(image.hospital)
-            return Example(image.path.read_bytes(), f"From {name}, test split, labelled {image.label}:")
+            content = image.path.read_bytes()
+            scanner = next((mine.scanner for mine in federation.hospital if mine.id == image.hospital), None)
+            if scanner is not None:  # what that hospital's models were shown
+                pixels = read_image(content, colour=federation.model.colour)
+                content = _png(apply_scanner(pixels, scanner, image.sha256))
+            return Example(content, f"From {name}, test split, labelled {image.label}:")
     raise RunError("the test images on this machine are not those of the run; choose another example")
 
 

@@ -25,8 +25,12 @@ def draw_frame(title: str, lead: str = "") -> None:
 
 
 def show_federation(federation: Federation) -> None:
-    """Badges and sentences that say what is simulated or synthetic; nothing where both are real."""
-    said = [("synthetic", federation.synthetic, "violet"), ("simulated", federation.simulated, "orange")]
+    """Badges and sentences that say what is simulated or synthetic, and what a licence asks; nothing where none is."""
+    said = [
+        ("synthetic", federation.synthetic, "violet"),
+        ("simulated", federation.simulated, "orange"),
+        ("licence", federation.licence, "gray"),
+    ]
     lines = [f":{colour}-badge[{word}] :small[{sentence}]" for word, sentence, colour in said if sentence]
     if lines:
         st.markdown("  \n".join(lines))

@@ -10,9 +10,12 @@ from engine.errors import ConsiliumError, ModelError
 from engine.results.published import PublishedVersion, current_version, published_names
 from engine.results.words import count, join_words, percent
 from ui.frame import show_federation
+from ui.matrices import SCORES
 from ui.run_index import folder_stamp
 from ui.selection import publish_commands
 from ui.words import score_text
+
+REFERENCE_KEYS = {"macro_f1": "avg_f1", "balanced_accuracy": "avg_recall", "accuracy": "test_accuracy"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Card:
     n_train: int
     n_test: int
     scored: str
-    macro_f1: float
+    headline: str
+    leading: float
     score: str
 
 
@@ -45,7 +49,8 @@ def _read_card(folder: str, stamp: str) -> Card:
     version.verify()
     manifest, meta = version.manifest, version.read_json("model_meta.json")
     try:
-        scores = meta["metrics"]
+        scores, headline = meta["metrics"], manifest.federation.headline
+        leading = float(scores[REFERENCE_KEYS[headline]])
         return Card(
             name=version.name,
             version=version.version,
@@ -56,8 +61,9 @@ def _read_card(folder: str, stamp: str) -> Card:
             n_train=int(meta["train_samples"]),
             n_test=int(meta["test_samples"]),
             scored="federated" if "global" in manifest.models else "first",
-            macro_f1=float(scores["avg_f1"]),
-            score=score_text({"macro_f1": scores["avg_f1"], "intervals": scores["intervals"]}, "macro_f1"),
+            headline=SCORES[headline],
+            leading=leading,
+            score=score_text({headline: leading, "intervals": scores["intervals"]}, headline),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{version.folder / 'model_meta.json'}: lacks {error}; publish the run anew") from None
@@ -85,7 +91,7 @@ def _draw_card(card: Card) -> None:
     show_federation(federation)
     with st.container(horizontal=True):
         st.metric(
-            "Macro-F1", percent(card.macro_f1), width="content",
+            card.headline, percent(card.leading), width="content",
             help=f"Of the {card.scored} model on {count(card.n_test, 'test image')} of all hospitals, before "
             "quantisation. In brackets below: the 95% interval, a bootstrap over groups of images.",
         )  # fmt: skip
@@ -98,7 +104,7 @@ def _draw_card(card: Card) -> None:
             help=f"{card.n_train:,} to train, {card.n_test:,} to test, the rest to choose the best round.",
         )  # fmt: skip
     score = f"{card.score}, n = {count(card.n_test, 'test image')}"
-    st.caption(f"Macro-F1 of the {card.scored} model: {score}. Made for {federation.intended_input}.")
+    st.caption(f"{card.headline} of the {card.scored} model: {score}. Made for {federation.intended_input}.")
     st.page_link(
         "pages/4_Compare.py", label=f"Ask its {count(card.n_models, 'model')}", icon=":material/arrow_forward:",
         query_params={"model": card.name},

@@ -7,26 +7,27 @@ from engine.errors import ConsiliumError
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
 from engine.results.words import count, percent
-from ui.curves import best_rows
+from ui.curves import METRICS, best_rows
 from ui.loaders import load_evaluation
 from ui.words import duration, format_bytes
 
 FIGURE_WIDTH_PX = 172  # two beside each other on a phone
+CHOSEN_BY = "macro_f1"  # what picks the best round, whatever score leads
 
 
 def progress_sentence(rounds: pd.DataFrame, run: Run) -> str:
     """Where the federated model stands and how far from pooling the images, in plain words."""
-    best = best_rows(rounds)
-    if "global" not in best or pd.isna(best["global"]["macro_f1"]):
+    best, metric = best_rows(rounds), run.federation.headline
+    if "global" not in best or pd.isna(best["global"][metric]):
         return ""
     chosen, last = best["global"], int(rounds[rounds["model"] == "global"]["round"].max())
     sentence = (
-        f"The federated model was best after round {int(chosen['round'])} of {last}: macro-F1 "
-        f"**{percent(chosen['macro_f1'])}** on {count(int(chosen['n_images']), 'validation image')}"
+        f"The federated model was best after round {int(chosen['round'])} of {last}: {_name(metric)} "
+        f"**{percent(chosen[metric])}** on {count(int(chosen['n_images']), 'validation image')}"
     )
     if "central" not in best or not run.is_finished:
         return f"{sentence}."
-    points = 100 * (best["central"]["macro_f1"] - chosen["macro_f1"])
+    points = 100 * (best["central"][metric] - chosen[metric])
     if abs(points) < 0.05:
         return f"{sentence}, the same as pooling all images."
     return f"{sentence}, {abs(points):.1f} points {'below' if points > 0 else 'above'} pooling all images."
@@ -40,16 +41,18 @@ def draw_training_figures(rounds: pd.DataFrame, run: Run) -> None:
     row = st.container(horizontal=True)
     best = best_rows(whole)
     chosen = best.get(model)
-    if chosen is not None and pd.notna(chosen["macro_f1"]):
+    metric = run.federation.headline
+    if chosen is not None and pd.notna(chosen[metric]):
+        by = "this very figure" if metric == CHOSEN_BY else f"{_name(CHOSEN_BY)} on the same images"
         row.metric(
-            "Best macro-F1",
-            percent(chosen["macro_f1"]),
+            f"Best {_name(metric)}",
+            percent(chosen[metric]),
             help=f"{run.federation.model_name(model)}, validation, n = {count(int(chosen['n_images']), 'image')}; "
             f"round {int(chosen['round'])} of {run.federation.training.rounds}{_interval(run, model)}, "
-            "chosen by this very figure, so it flatters a little.",
+            f"chosen by {by}, so it flatters a little.",
             border=True,
             width=FIGURE_WIDTH_PX,
-            chart_data=mine["macro_f1"].dropna().tolist(),
+            chart_data=mine[metric].dropna().tolist(),
         )
     row.metric(
         "Time per round",
@@ -81,13 +84,18 @@ def draw_training_figures(rounds: pd.DataFrame, run: Run) -> None:
                 )
 
 
+def _name(metric: str) -> str:
+    """In the middle of a sentence."""
+    return METRICS[metric][0].lower() + METRICS[metric][1:]
+
+
 def _interval(run: Run, model: str) -> str:
-    """The 95% interval of the chosen round's validation macro-F1; known once a run is finished."""
+    """The 95% interval of the chosen round's leading score on validation; known once a run is finished."""
     if not run.is_finished:
         return ""
     try:
         cell = load_evaluation(run)["splits"]["validation"][model][ALL]
-        low, high = cell["intervals"]["macro_f1"]
+        low, high = cell["intervals"][run.federation.headline]
     except (ConsiliumError, KeyError, TypeError):
         return ""
     return f", 95% interval {100 * low:.1f}-{100 * high:.1f}"

@@ -7,6 +7,7 @@ time), so that nothing old is shown and tests with other folders see their own. 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -14,6 +15,7 @@ from engine.data.audit import Audit
 from engine.errors import RunError
 from engine.inference.panel import Panel, open_panel, read_calibration
 from engine.results.files import sha256_of
+from engine.results.metrics import balanced_accuracy
 from engine.results.published import PublishedVersion
 from engine.results.rounds import RoundLine
 from engine.results.run_folder import Run
@@ -57,8 +59,8 @@ def load_calibration(folder: str, manifest_sha256: str) -> dict[str, Any] | None
 
 def rounds_table(lines: list[RoundLine]) -> pd.DataFrame:
     """Columns arm, model, round, hospital, failure, is_best_so_far, seconds (of the round, "all" only);
-    n_trained, train_loss, train_accuracy, fit_seconds, bytes_down, bytes_up; n_images, loss, accuracy, macro_f1 of
-    validation. What a line has not is missing (NaN)."""
+    n_trained, train_loss, train_accuracy, fit_seconds, bytes_down, bytes_up; n_images, loss, accuracy, macro_f1,
+    balanced_accuracy of validation. What a line has not is missing (NaN)."""
     rows = []
     for line in lines:
         fit, seen = line.fit, line.validation
@@ -81,10 +83,11 @@ def rounds_table(lines: list[RoundLine]) -> pd.DataFrame:
                 "loss": seen.loss if seen else None,
                 "accuracy": seen.accuracy if seen else None,
                 "macro_f1": seen.macro_f1 if seen else None,
+                "balanced_accuracy": balanced_accuracy(np.array(seen.confusion_matrix)) if seen else None,
             }
         )
     columns = "arm model round hospital failure is_best_so_far seconds n_trained train_loss train_accuracy fit_seconds"
-    columns += " bytes_down bytes_up n_images loss accuracy macro_f1"
+    columns += " bytes_down bytes_up n_images loss accuracy macro_f1 balanced_accuracy"
     frame = pd.DataFrame(rows, columns=columns.split())
     texts = ("arm", "model", "hospital", "failure", "is_best_so_far")
     return frame.assign(**{str(name): pd.to_numeric(frame[name]) for name in frame.columns if name not in texts})

@@ -64,10 +64,15 @@ def hospital_map(federation: Federation, n_images: Mapping[str, int], colours: M
             fill_opacity=0.95,
             tooltip=folium.Tooltip(f"{name}<br>{_harmless(place.place)}<br>{count(n, 'image')}"),
         ).add_to(drawn)
-        # The number stands in the list beside the map: never colour alone.
-        figure = f'<div style="{NUMBER_STYLE}">{numbers[hospital.id]}</div>'
+    # The numbers stand in the list beside the map: never colour alone. Hospitals at one place share one label.
+    at_place: dict[tuple[float, float], list[str]] = {}
+    for hospital, place in placed:
+        at_place.setdefault((place.latitude, place.longitude), []).append(str(numbers[hospital.id]))
+    for point, here in at_place.items():
+        figure = f'<div style="{NUMBER_STYLE}; white-space: nowrap">{", ".join(here)}</div>'
+        wide = 24 * len(here)
         folium.Marker(
-            point, icon=folium.DivIcon(html=figure, icon_size=(24, 18), icon_anchor=(12, 9)), interactive=False
+            point, icon=folium.DivIcon(html=figure, icon_size=(wide, 18), icon_anchor=(wide // 2, 9)), interactive=False
         ).add_to(drawn)
     latitudes, longitudes = [p.latitude for _, p in placed], [p.longitude for _, p in placed]
     corners = [(min(latitudes), min(longitudes)), (max(latitudes), max(longitudes))]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from engine.config import Federation
+from engine.config import EXTERNAL, Federation
 from engine.results.rounds import ALL
 from engine.results.words import percent
 from ui.palette import model_order
@@ -22,8 +22,10 @@ Cells = dict[str, dict[str, Any]]  # {model: {hospital id or "all": metrics}}
 
 
 def hospital_columns(cells: Cells, federation: Federation) -> list[str]:
-    """ "all" first, then the hospitals that hold images of this split."""
+    """ "all" first, then the hospitals that hold images of this split; of the external set that alone."""
     present = {hospital for row in cells.values() for hospital in row}
+    if EXTERNAL in present:
+        return [EXTERNAL]
     return [hospital for hospital in [ALL, *(h.id for h in federation.hospital)] if hospital in present]
 
 
@@ -146,11 +148,14 @@ def _errors_sentence(federation: Federation, model: str, values: dict[str, Any])
 
 def matrix_caption(cells: Cells, split: str) -> str:
     n_images = images_in(cells, ALL)
-    flatter = " Validation images chose the round of each model, so these figures flatter."
+    told = {
+        "validation": " Validation images chose the round of each model, so these figures flatter.",
+        "external": " They come from elsewhere: no model was trained on them, and none was chosen by them.",
+    }
     return (
         "Rows are models, columns the images they are scored on; the best of each column is bold; a cell's hover text "
         f"has its 95% interval. One image is {percent(1 / n_images)} of the accuracy on all {n_images:,} images, so "
-        f"small differences mean little.{flatter if split == 'validation' else ''}"
+        f"small differences mean little.{told.get(split, '')}"
     )
 
 

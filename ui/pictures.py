@@ -1,6 +1,7 @@
 """Patient pictures inside the page itself, as data URLs: Streamlit would keep a media file until the next full run."""
 
 import base64
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from PIL import Image
 
 from engine.config import data_root
 from engine.data.images import read_image
+from engine.data.scanner import apply_scanner
 from engine.errors import ConsiliumError, ImageError
 from engine.results.files import sha256_of
 from engine.results.run_folder import Run
+from engine.sections import Scanner
 
 SAMPLE_PX = 200
 
@@ -26,9 +29,15 @@ class BrowserPicture:
     height: int
 
 
-def browser_picture(source: bytes | Path, *, colour: bool, longest_px: int) -> BrowserPicture:
-    """An image, DICOM too, at most `longest_px` wide or high. Raises ImageError."""
-    image = Image.fromarray(read_image(source, colour=colour))
+def browser_picture(
+    source: bytes | Path, *, colour: bool, longest_px: int, scanner: Scanner | None = None
+) -> BrowserPicture:
+    """An image, DICOM too, at most `longest_px` wide or high, as `scanner` shows it. Raises ImageError."""
+    pixels = read_image(source, colour=colour)
+    if scanner is not None:
+        content = source.read_bytes() if isinstance(source, Path) else source
+        pixels = apply_scanner(pixels, scanner, hashlib.sha256(content).hexdigest())
+    image = Image.fromarray(pixels)
     width, height = image.size
     image.thumbnail((longest_px, longest_px))
     png = io.BytesIO()
@@ -62,9 +71,10 @@ def draw_samples(run: Run, hospital: str) -> None:
     if not st.toggle("Show one image per class", key="samples"):
         return
     federation = run.federation
+    scanner = next((mine.scanner for mine in federation.hospital if mine.id == hospital), None)
     for column, (label, path) in zip(st.columns(len(files)), files.items(), strict=True):
         try:
-            picture = browser_picture(path, colour=federation.model.colour, longest_px=SAMPLE_PX)
+            picture = browser_picture(path, colour=federation.model.colour, longest_px=SAMPLE_PX, scanner=scanner)
         except ImageError as error:
             column.caption(f"{label}: {error}")
             continue

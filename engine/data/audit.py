@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from engine.config import Federation
 from engine.data.duplicate_findings import copy_findings, exact_copies, extra_copies, look_alike_findings
+from engine.data.external import ExternalSet, external_findings
 from engine.data.findings import Finding, Severity
-from engine.data.hospitals import HospitalImages
+from engine.data.hospitals import HospitalImages, LocalImage
 from engine.data.labels import nearest_class
 from engine.data.looks import LOOKS, look
 from engine.data.splits import SplitImage
@@ -39,12 +40,13 @@ class HospitalCounts(BaseModel):
 
 
 class Audit(BaseModel):
-    """`audit.json`: counts per hospital id and the findings, worst first."""
+    """`audit.json`: counts per hospital id and of the external test set, and the findings, worst first."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Literal[1] = 1
     federation: str
     hospitals: dict[str, HospitalCounts]
+    external: HospitalCounts | None = None
     findings: tuple[Finding, ...]
 
     @property
@@ -57,13 +59,19 @@ def audit_federation(
     holdings: Sequence[HospitalImages],
     look_alikes: Sequence[Sequence[int]] = (),
     splits: Sequence[SplitImage] = (),
+    *,
+    external: ExternalSet | None = None,
+    of_source: Sequence[Finding] = (),
 ) -> Audit:
-    """`look_alikes` are groups of positions in all hospitals' images, one hospital after the other; so are `splits`."""
+    """`look_alikes` are groups of positions in all hospitals' images, one hospital after the other; so are `splits`.
+    `of_source` was found while a pooled source was read."""
     images = [image for holding in holdings for image in holding.images]
     copies = exact_copies(images)
-    findings: list[Finding] = []
+    findings: list[Finding] = list(of_source)
     for holding in holdings:
         findings += _folder_findings(federation, holding)
+    if external is not None:
+        findings += external_findings(federation, external, _folder_findings(federation, external.holding))
     findings += copy_findings(federation, copies)
     findings += look_alike_findings(federation, images, look_alikes, splits)
     findings += _class_findings(federation, holdings)
@@ -75,17 +83,19 @@ def audit_federation(
     order = {"error": 0, "warning": 1, "note": 2}
     return Audit(
         federation=federation.name,
-        hospitals={
-            holding.hospital.id: HospitalCounts(
-                n_images=len(holding.images),
-                class_counts=count_classes(federation, holding),
-                unreadable=len(holding.unreadable),
-                exact_duplicates=extra_copies(copies, holding.hospital.id),
-                looks=_ranges(holding),
-            )
-            for holding in holdings
-        },
+        hospitals={holding.hospital.id: _counts(federation, holding, copies) for holding in holdings},
+        external=_counts(federation, external.holding, exact_copies(external.holding.images)) if external else None,
         findings=tuple(sorted(findings, key=lambda finding: order[finding.severity])),
+    )
+
+
+def _counts(federation: Federation, holding: HospitalImages, copies: Sequence[Sequence[LocalImage]]) -> HospitalCounts:
+    return HospitalCounts(
+        n_images=len(holding.images),
+        class_counts=count_classes(federation, holding),
+        unreadable=len(holding.unreadable),
+        exact_duplicates=extra_copies(copies, holding.hospital.id),
+        looks=_ranges(holding),
     )
 
 
@@ -128,7 +138,7 @@ def _folder_findings(federation: Federation, holding: HospitalImages) -> list[Fi
         ]
     found = []
     if not holding.images:
-        found.append(finding("error", "no-images", f"{name}: no usable image in '{hospital.folder}'"))
+        found.append(finding("error", "no-images", f"{name}: no usable image in '{federation.origin(hospital)}'"))
     for folder in holding.unmatched_folders:
         close = nearest_class(folder, federation.classes)
         hint = f"; if it means {close}, add an alias" if close else "; add an alias or take the folder away"

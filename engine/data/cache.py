@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from engine.data.images import FIT_RULE, Pixels, fit, read_image, to_grey
 from engine.data.looks import COLUMNS, GREY_PX, measure_looks, small_grey
+from engine.data.scanner import apply_scanner
 from engine.errors import DataError, ImageError
+from engine.sections import Scanner
 
 LAYOUT = 3  # counts up when the arrays below change
 ARRAYS = ("pixels", "greys", "looks")
@@ -48,10 +50,11 @@ def decode_images(
     side_px: int,
     colour: bool,
     cache: Path,
+    scanner: Scanner | None = None,
     progress: Progress | None = None,
 ) -> Decoded:
     """Decode (path below root, sha256) pairs, or take them from the cache where the same bytes were decoded before."""
-    description = [LAYOUT, FIT_RULE, side_px, colour, files]
+    description = [LAYOUT, FIT_RULE, side_px, colour, files, *([scanner.model_dump()] if scanner else [])]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()[:32]
     kept = _load(cache, key, len(files))
     if kept is not None:
@@ -60,9 +63,9 @@ def decode_images(
     greys: list[Pixels] = []
     looks: list[npt.NDArray[np.float64]] = []
     unreadable: dict[str, str] = {}
-    for number, (path, _) in enumerate(files, start=1):
+    for number, (path, sha256) in enumerate(files, start=1):
         try:
-            image = read_image(root / path, colour=True)
+            image = apply_scanner(read_image(root / path, colour=True), scanner, sha256)
             pixels.append(fit(image if colour else to_grey(image), side_px))
             greys.append(small_grey(image))
             looks.append(measure_looks(image))

@@ -11,9 +11,14 @@ import numpy as np
 from engine.config import Federation, data_root, require_data_root
 from engine.data.audit import Audit, audit_federation, count_classes
 from engine.data.cache import default_cache
-from engine.data.hospitals import HospitalImages, LocalImage, load_hospital
+from engine.data.external import ExternalSet, load_external
+from engine.data.findings import Finding
+from engine.data.hospitals import HospitalImages, LocalImage, decode_hospital, load_hospital
 from engine.data.near_duplicates import find_look_alikes, too_large
+from engine.data.partition import deal_images
 from engine.data.phantoms import write_phantoms
+from engine.data.skew import measure_skew
+from engine.data.source import by_hospital, read_source, unowned_findings
 from engine.data.splits import SplitImage, split_images
 
 OnProgress = Callable[[str, int, int], None]  # what, done, of
@@ -26,9 +31,17 @@ class FederationData:
     holdings: tuple[HospitalImages, ...]
     audit: Audit
     splits: tuple[SplitImage, ...]
+    external: ExternalSet | None = None
 
     def splits_json(self) -> dict[str, Any]:
-        """`dataset_splits.json`: relative paths, labels, groups and hashes of every image."""
+        """`dataset_splits.json`: relative paths, labels, groups and hashes of every image; apart, the external ones."""
+        apart: dict[str, Any] = {}
+        if self.external is not None:
+            groups = self.external.groups()
+            apart["external"] = [
+                {"path": image.path, "label": image.label, "group": groups[image.path], "sha256": image.sha256}
+                for image in self.external.holding.images
+            ]
         return {
             "schema_version": 1,
             "seed": self.federation.split.seed,
@@ -43,17 +56,22 @@ class FederationData:
                 }
                 for split in self.splits
             ],
+            **apart,
         }
 
     def stats_json(self) -> dict[str, Any]:
-        """`dataset_stats.json` by hospital name, with the reference system's keys."""
+        """`dataset_stats.json` by hospital name, with the reference system's keys and our own `class_divergence`: the
+        Jensen-Shannon divergence (bits) of the hospital's class mix from the federation's; null without images."""
+        counts = {holding.hospital.id: count_classes(self.federation, holding) for holding in self.holdings}
+        skew = measure_skew(counts)
         return {
             holding.hospital.name: {
                 "total_samples": len(holding.images),
-                "class_distribution": count_classes(self.federation, holding),
+                "class_distribution": counts[holding.hospital.id],
+                "class_divergence": skew.from_federation[holding.hospital.id],
                 "location": holding.hospital.location.place if holding.hospital.location else "",
                 "specialty": holding.hospital.specialty,
-                "dataset_id": holding.hospital.folder,
+                "dataset_id": self.federation.origin(holding.hospital),
                 "unmatched_folders": list(holding.unmatched_folders),
             }
             for holding in self.holdings
@@ -68,16 +86,40 @@ def read_federation_data(
     if federation.phantom_seed is not None and data is None and not root.exists():
         write_phantoms(root, seed=federation.phantom_seed, progress=_named("Drawing phantoms", on_progress))
     require_data_root(root)
-    holdings = tuple(
-        load_hospital(federation, hospital, root, default_cache(), _named(f"Reading {hospital.name}", on_progress))
-        for hospital in federation.hospital
-    )
+    holdings, findings = _load_holdings(federation, root, on_progress)
     images: Sequence[LocalImage] = [image for holding in holdings for image in holding.images]
+    external = None
+    if federation.external is not None:
+        told = _named(f"Reading {federation.external.name}", on_progress)
+        external = load_external(federation, federation.external, root, default_cache(), images, told)
     look_alikes = find_look_alikes(np.concatenate([holding.decoded.greys for holding in holdings]))
     kept_together = [rows for rows in look_alikes if not too_large(len(rows), len(images))]
-    splits = split_images(images, federation.split, kept_together)
-    audit = audit_federation(federation, holdings, look_alikes, splits)
-    return FederationData(federation, root, holdings, audit, tuple(splits))
+    splits = split_images(images, federation.split, kept_together, patients_span=federation.source is not None)
+    audit = audit_federation(federation, holdings, look_alikes, splits, external=external, of_source=findings)
+    return FederationData(federation, root, holdings, audit, tuple(splits), external)
+
+
+def _load_holdings(
+    federation: Federation, root: Path, on_progress: OnProgress | None
+) -> tuple[tuple[HospitalImages, ...], list[Finding]]:
+    """What every hospital holds, from its own folder or from the source, and what was found wrong with the source."""
+    cache = default_cache()
+    told = {hospital.id: _named(f"Reading {hospital.name}", on_progress) for hospital in federation.hospital}
+    if federation.source is None:
+        own = (load_hospital(federation, one, root, cache, told[one.id]) for one in federation.hospital)
+        return tuple(own), []
+    pool = read_source(federation, federation.source, root)
+    if federation.partition is None:
+        dealt = by_hospital(federation, pool, root)
+        findings = [*pool.findings, *unowned_findings(federation, pool)]
+    else:
+        dealt = deal_images(pool.images, list(told), federation.classes, federation.partition)
+        findings = list(pool.findings)
+    holdings = (
+        decode_hospital(federation, hospital, dealt[hospital.id], root, cache, told[hospital.id])
+        for hospital in federation.hospital
+    )
+    return tuple(holdings), findings
 
 
 def shared_classes(data: FederationData) -> list[str]:

@@ -1,6 +1,7 @@
 """Who trains, who validates, who tests. Nobody is lost, and what belongs together stays on one side.
 
-A group is all images of one patient together with every exact copy of any of them, across hospitals too. Where the
+A group is all images of one patient together with every exact copy of any of them, across hospitals too. A patient's
+name is its hospital's own, except in a pooled source, where one name is one patient at every hospital. Where the
 patient is unknown, images that look alike belong together as well: they may well show one patient.
 """
 
@@ -25,15 +26,20 @@ class SplitImage:
 
 
 def split_images(
-    images: Sequence[LocalImage], config: SplitConfig, look_alikes: Iterable[Sequence[int]] = ()
+    images: Sequence[LocalImage],
+    config: SplitConfig,
+    look_alikes: Iterable[Sequence[int]] = (),
+    *,
+    patients_span: bool = False,
 ) -> list[SplitImage]:
     """Deal every image to train, validation or test, in the order given.
 
     Groups are dealt one stratum (hospital x class) after another, in an order that depends on the seed and the
     group's own content alone; each goes where the stratum still lacks most. So a file added to one stratum leaves
-    the others as they were. `look_alikes` are groups of positions in `images`.
+    the others as they were. `look_alikes` are groups of positions in `images`; `patients_span` says that one name is
+    one patient at every hospital.
     """
-    groups = group_images(images, look_alikes)
+    groups = group_images(images, look_alikes, patients_span=patients_span)
     strata: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, members in groups.items():
         # A group's home is where most of it lies (ties: by name), so that one stratum alone deals it.
@@ -55,7 +61,7 @@ def split_images(
 
 
 def group_images(
-    images: Sequence[LocalImage], look_alikes: Iterable[Sequence[int]] = ()
+    images: Sequence[LocalImage], look_alikes: Iterable[Sequence[int]] = (), *, patients_span: bool = False
 ) -> dict[str, list[LocalImage]]:
     """Connected images under "same patient", "same bytes" and, where the patient is unknown, "look alike".
 
@@ -73,7 +79,7 @@ def group_images(
     for index, image in enumerate(images):
         ties: list[tuple[str, ...]] = [("bytes", image.sha256)]
         if image.patient is not None:
-            ties.append(("patient", image.hospital, image.patient))
+            ties.append(("patient", "" if patients_span else image.hospital, image.patient))
         for tie in ties:
             parent[find(index)] = find(first_with.setdefault(tie, index))
     for rows in look_alikes:

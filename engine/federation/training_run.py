@@ -10,9 +10,11 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from engine.config import Federation
+from engine.config import EXTERNAL, Federation
 from engine.data.audit import require_trainable
+from engine.data.external import ExternalSet
 from engine.data.federation_data import FederationData, shared_classes
+from engine.data.hospitals import LocalImage
 from engine.data.splits import Part
 from engine.errors import RunError
 from engine.federation.arms import ModelPlan, image_sets, plan_models
@@ -36,6 +38,7 @@ from engine.results.run_folder import (
 )
 from engine.training.build import build_network
 from engine.training.device import choose_device, explained_out_of_memory
+from engine.training.images import ImageSet, Portion
 from engine.training.local import predict_logits
 from engine.training.networks import Network
 
@@ -142,12 +145,15 @@ def _write_weights(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint)
 def _write_results(
     run: Run, plans: Sequence[ModelPlan], data: FederationData, network: Network, device: torch.device
 ) -> None:
-    """Predictions of every model on every hospital's validation and test images, and all that follows from them."""
+    """Predictions of every model on every hospital's validation and test images and on the external ones, and all that
+    follows from them."""
     frames = []
     for plan in plans:
         log.info("%s: predicting validation and test images", plan.model)
         network.load_state_dict(load_tensors(run.folder / weights_name(plan.model)))
         frames += [_predict(plan.model, part, data, network, device) for part in ("validation", "test")]
+        if data.external is not None:
+            frames.append(_predict_external(plan.model, data.external, data, network, device))
     predictions = pd.concat(frames, ignore_index=True)
     write_atomically(run.folder / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False))
     lines = read_rounds(run.folder / "rounds.jsonl")
@@ -175,24 +181,51 @@ def _write_results(
 
 
 def _predict(model: str, part: Part, data: FederationData, network: Network, device: torch.device) -> pd.DataFrame:
-    rows = []
+    frames = []
     for hospital, images in image_sets(data, part).items():
-        with explained_out_of_memory(data.federation):
-            logits = predict_logits(network, images, device)
         splits = [split for split in data.splits if split.part == part and split.image.hospital == hospital]
-        for split, values in zip(splits, logits, strict=True):
-            rows.append(
-                {
-                    "model": model,
-                    "split": part,
-                    "hospital": hospital,
-                    "group": split.group,
-                    "path": split.image.path,
-                    "label": split.image.label,
-                    "logits": values.astype(np.float32),
-                }
-            )
-    return pd.DataFrame(rows)
+        dealt = [(split.image, split.group) for split in splits]
+        frames.append(_predict_images(model, part, dealt, images, data, network, device))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _predict_external(
+    model: str, external: ExternalSet, data: FederationData, network: Network, device: torch.device
+) -> pd.DataFrame:
+    """Rows of split and hospital "external"."""
+    images, groups = external.holding.images, external.groups()
+    labels = np.array([data.federation.classes.index(image.label) for image in images], np.int64)
+    portion = Portion(external.holding.pixels, np.arange(len(images)), labels)
+    dealt = [(image, groups[image.path]) for image in images]
+    return _predict_images(model, EXTERNAL, dealt, ImageSet([portion]), data, network, device)
+
+
+def _predict_images(
+    model: str,
+    split: str,
+    dealt: Sequence[tuple[LocalImage, str]],
+    images: ImageSet,
+    data: FederationData,
+    network: Network,
+    device: torch.device,
+) -> pd.DataFrame:
+    """One row per image; `dealt` are the images with their groups, in the order of `images`."""
+    with explained_out_of_memory(data.federation):
+        logits = predict_logits(network, images, device)
+    return pd.DataFrame(
+        [
+            {
+                "model": model,
+                "split": split,
+                "hospital": image.hospital,
+                "group": group,
+                "path": image.path,
+                "label": image.label,
+                "logits": values.astype(np.float32),
+            }
+            for (image, group), values in zip(dealt, logits, strict=True)
+        ]
+    )
 
 
 def _is_evaluated(run: Run, checkpoint: Checkpoint) -> bool:

@@ -20,7 +20,7 @@ SETS = (
     "that means its own hospital's images alone."
 )
 NOT_CALIBRATED = "This version is not calibrated: 90% here does not mean right 9 times in 10, and nothing is refused."
-FEDERATION = {"name", "classes", "intended_input", "simulated", "synthetic"}
+FEDERATION = {"name", "classes", "intended_input", "simulated", "synthetic", "licence"}
 GATE = {"features_limit", "statistics_limit", "passed", "n_images"}
 IMAGE_NAME = re.compile(r"image [1-9][0-9]*")
 

@@ -200,6 +200,7 @@ def _draw_image(page: _Page, report: dict[str, Any], reading: Reading, y: float)
         ("Image quality", " ".join(report["remarks"])),
         ("Simulated", federation["simulated"]),
         ("Synthetic", federation["synthetic"]),
+        ("Licence", federation["licence"]),
     ):
         if said:
             topped = page.write(topic, x, y, 29, 8, bold=True)

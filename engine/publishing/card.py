@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.config import Federation
+from engine.config import EXTERNAL, Federation
 from engine.inference.calibration import Calibration
 from engine.results.files import write_text
 from engine.results.metrics import ECE_BINS
@@ -32,6 +32,7 @@ def write_card(
         f"Made for {federation.intended_input}. Classes: {', '.join(federation.classes)}. Trained by {run.name}.",
         *(["", f"Simulated: {federation.simulated}"] if federation.simulated else []),
         *(["", f"Synthetic: {federation.synthetic}"] if federation.synthetic else []),
+        *(["", f"Licence of the images: {federation.licence}"] if federation.licence else []),
         "",
         "## Training images by hospital",
         "",
@@ -45,18 +46,9 @@ def write_card(
         "",
         "## Scores on the run's test images, all hospitals, before quantisation",
         "",
-        *_table(
-            ["Model", "Accuracy", "Balanced accuracy", "Macro-F1", "Images"],
-            [
-                [
-                    federation.model_name(model),
-                    *(_score(cells[ALL], key) for key in ("accuracy", "balanced_accuracy", "macro_f1")),
-                    f"{cells[ALL]['n_images']:,}",
-                ]
-                for model, cells in test.items()
-            ],
-        ),
+        *_scores(federation, test),
         "",
+        *_external(federation, run.read_json("evaluation.json")["splits"].get(EXTERNAL)),
         "## What is served, and what quantisation cost on validation images",
         "",
         *_table(
@@ -81,6 +73,39 @@ def write_card(
         "",
     ]
     write_text(path, "\n".join(lines))
+
+
+def _scores(federation: Federation, cells: Mapping[str, Any]) -> list[str]:
+    """The federation's leading score first; of two classes what is missed and what is called falsely, too."""
+    names = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro-F1"}
+    if federation.headline != "macro_f1":
+        names = {federation.headline: names[federation.headline]} | names
+    errors = {"missed": "Missed", "false_alarms": "False alarms"} if federation.positive_class else {}
+    return _table(
+        ["Model", *names.values(), *errors.values(), "Images"],
+        [
+            [
+                federation.model_name(model),
+                *(_score(row[ALL], key) for key in names),
+                *(f"{row[ALL][key]:,}" for key in errors),
+                f"{row[ALL]['n_images']:,}",
+            ]
+            for model, row in cells.items()
+        ],
+    )
+
+
+def _external(federation: Federation, cells: Mapping[str, Any] | None) -> list[str]:
+    if cells is None:
+        return []
+    return [
+        f"## Scores on the external test set: {federation.display_name(EXTERNAL)}",
+        "",
+        *_scores(federation, cells),
+        "",
+        "No model was trained on these images, and nothing was chosen by them.",
+        "",
+    ]
 
 
 def _calibration(federation: Federation, calibration: Calibration) -> list[str]:

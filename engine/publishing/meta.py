@@ -32,7 +32,7 @@ def reference_meta(run: Run) -> dict[str, Any]:
         "num_epochs": run.federation.training.rounds,
         "best_epoch": best_round(run.rounds(), model),
         "device": run.read_json("environment.json")["cuda_device"] or "cpu",
-        "datasets": [hospital.folder for hospital in run.federation.hospital],
+        "datasets": [run.federation.origin(hospital) for hospital in run.federation.hospital],
         "total_samples": len(parts),
         "train_samples": parts.count("train"),
         "val_samples": parts.count("validation"),

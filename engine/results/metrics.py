@@ -46,6 +46,12 @@ def macro_f1(matrix: Integers, only: Sequence[int] | None = None) -> float:
     return float(per_class_scores(matrix)["f1"][present].mean()) if present.any() else 0.0
 
 
+def balanced_accuracy(matrix: Integers) -> float:
+    """Mean recall over the classes that have images; 0 without images."""
+    present = matrix.sum(axis=1) > 0
+    return float(per_class_scores(matrix)["recall"][present].mean()) if present.any() else 0.0
+
+
 def expected_calibration_error(probabilities: Floats, labels: Integers, n_bins: int = ECE_BINS) -> float:
     """Mean |accuracy - confidence| over equal-width bins of the top probability, weighted by images.
 
@@ -69,10 +75,9 @@ def score(logits: Floats, labels: Integers, classes: tuple[str, ...] | list[str]
     matrix = confusion(labels, probabilities.argmax(axis=1), len(classes))
     values = per_class_scores(matrix)
     support = matrix.sum(axis=1)
-    present = support > 0
     return {
         "accuracy": float(np.diag(matrix).sum() / len(labels)) if len(labels) else 0.0,
-        "balanced_accuracy": float(values["recall"][present].mean()) if present.any() else 0.0,
+        "balanced_accuracy": balanced_accuracy(matrix),
         "macro_f1": macro_f1(matrix),
         "ece": expected_calibration_error(probabilities, labels),
         "n_images": len(labels),
