@@ -13,6 +13,13 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from engine.aggregation_config import (
+    STRATEGIES,
+    AggregationConfig,
+    CommunicationConfig,
+    FedAvgConfig,
+    refuse_impossible,
+)
 from engine.errors import ConfigError, DataError
 from engine.sections import (
     ARMS,
@@ -30,7 +37,7 @@ from engine.sections import (
 PRESETS = {  # --preset NAME: settings that --set may still change
     "low-memory": ("training.batch_size=8", "model.image_size_px=64", "training.threads=1"),
 }
-RESERVED = ("all", "pooled", "global", "central", "federated", "local")  # words of the run folder
+RESERVED = ("all", "pooled", "global", "central", "federated", "local", "personal")  # words of the run folder
 
 
 class Federation(Section):
@@ -47,6 +54,8 @@ class Federation(Section):
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    aggregation: AggregationConfig = FedAvgConfig()
+    communication: CommunicationConfig = CommunicationConfig()
     arms: tuple[Arm, ...] = ARMS
     hospital: tuple[Hospital, ...] = Field(min_length=1)
 
@@ -74,6 +83,7 @@ class Federation(Section):
             raise ValueError(
                 f"training.min_hospitals is {self.training.min_hospitals}, but there are {len(self.hospital)} hospitals"
             )
+        refuse_impossible(self.aggregation, self.communication, self.training, self.model, len(self.hospital))
         return self
 
     @property
@@ -95,6 +105,8 @@ class Federation(Section):
     def model_name(self, model: str) -> str:
         """A model key as people read it: "Federated", the hospital's display name, or "Pooled, for reference"."""
         words = {"global": "Federated", "central": "Pooled, for reference"}
+        if model.startswith("personal/"):
+            return f"Federated, personal to {self.display_name(model.removeprefix('personal/'))}"
         return words.get(model) or self.display_name(model.removeprefix("local/"))
 
     def display_name(self, hospital_id: str) -> str:
@@ -189,6 +201,12 @@ def _explain(error: ValidationError, file: Path, text: str, changed: Sequence[st
     """The first thing wrong, as 'FILE:LINE: key: what to do'; one at a time is what people mend."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
+    found = first["input"]
+    if path[:1] == ["aggregation"]:
+        if first["type"] == "unknown_strategy" and isinstance(found, dict):
+            path, found = ["aggregation", "strategy"], found["strategy"]
+        else:  # a union's errors carry the tag of the strategy, which is no key of the file
+            path = [path[0], *path[2:]]
     message = first["msg"].removeprefix("Value error, ")
     if not path:
         return f"{file}: {message}"
@@ -201,12 +219,23 @@ def _explain(error: ValidationError, file: Path, text: str, changed: Sequence[st
         where = f"{file} with --set {dotted}"
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key '{dotted}'{_did_you_mean(path)}"
-    return f"{where}: {dotted}: {message} (found {first['input']!r})"
+    return f"{where}: {dotted}: {message} (found {found!r})"
 
 
 def _did_you_mean(path: Sequence[str]) -> str:
     known: set[str] = set()
-    for model in (Federation, Hospital, Location, SplitConfig, ModelConfig, TrainingConfig, AugmentConfig):
+    sections: tuple[type[Section], ...] = (
+        Federation,
+        Hospital,
+        Location,
+        SplitConfig,
+        ModelConfig,
+        TrainingConfig,
+        AugmentConfig,
+        CommunicationConfig,
+        *STRATEGIES.values(),
+    )
+    for model in sections:
         known |= set(model.model_fields)
     close = difflib.get_close_matches(path[-1], sorted(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,5 +1,6 @@
 """Which models a run trains, whose images train each, and whose validation images choose its round."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from engine.data.federation_data import FederationData
 from engine.data.splits import Part
 from engine.errors import DataError
 from engine.sections import Arm
-from engine.training.images import ImageSet, Portion
+from engine.training.images import ImageSet, Portion, TrainingSet
 
 POOLED = "pooled"
 
@@ -19,17 +20,23 @@ class ModelPlan:
 
     arm: Arm
     model: str
-    training_sets: dict[str, ImageSet]
-    validation_sets: dict[str, ImageSet]
+    training_sets: Mapping[str, TrainingSet]
+    validation_sets: Mapping[str, TrainingSet]
 
     @property
     def n_training_images(self) -> int:
         return sum(len(images) for images in self.training_sets.values())
 
 
-def plan_models(data: FederationData) -> list[ModelPlan]:
-    """The models of the configured arms, in order; every arm sees the same splits and the same number of epochs."""
-    training, validation = image_sets(data, "train"), image_sets(data, "validation")
+Sets = Mapping[Part, Mapping[str, TrainingSet]]  # by part and hospital id
+
+
+def plan_models(data: FederationData, sets: Sets | None = None) -> list[ModelPlan]:
+    """The models of the configured arms, in order; every arm sees the same splits and the same number of epochs.
+
+    `sets` may stand for the images: their features, where the backbone is frozen.
+    """
+    training, validation = (sets[part] if sets else image_sets(data, part) for part in ("train", "validation"))
     for hospital in data.federation.hospital:
         n_images = len(training.get(hospital.id, ()))
         if n_images < 2:
@@ -39,7 +46,8 @@ def plan_models(data: FederationData) -> list[ModelPlan]:
         if arm == "federated":
             plans.append(ModelPlan(arm, "global", training, validation))
         elif arm == "central":
-            pooled = ImageSet([_portion(data, "train", hospital) for hospital in training])
+            first, *others = training.values()
+            pooled = first.join(others)
             plans.append(ModelPlan(arm, "central", {POOLED: pooled}, validation))
         else:
             for name, images in training.items():

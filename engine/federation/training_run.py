@@ -1,7 +1,7 @@
 """One training from federation file to finished run folder: data, arms, rounds, predictions, manifest."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -10,16 +10,20 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
+from engine.aggregation_config import CommunicationConfig, FedAvgConfig
 from engine.config import Federation
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, shared_classes
 from engine.data.splits import Part
 from engine.errors import RunError
-from engine.federation.arms import ModelPlan, image_sets, plan_models
+from engine.federation.arms import ModelPlan, Sets, image_sets, plan_models
 from engine.federation.checkpoint import Checkpoint, load_tensors, save_tensors
 from engine.federation.environment import describe_environment
+from engine.federation.frozen import cache_features
+from engine.federation.named_tensors import label, of_kind
 from engine.federation.progress import OnTraining, ProgressReport
-from engine.federation.rounds import TrainingState, run_rounds
+from engine.federation.rounds import Rules, TrainingState, run_rounds
+from engine.federation.strategies import make_strategy
 from engine.federation.transports.in_process import InProcessTransport
 from engine.results.evaluation import evaluate_predictions
 from engine.results.files import cannot_write, write_atomically, write_json
@@ -36,9 +40,13 @@ from engine.results.run_folder import (
 )
 from engine.training.build import build_network
 from engine.training.device import choose_device, explained_out_of_memory
+from engine.training.features import HeadNetwork
+from engine.training.images import TrainingSet
 from engine.training.local import predict_logits
-from engine.training.networks import Network
+from engine.training.networks import Network, Tensors
 
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+PREDICTED: tuple[Part, ...] = ("validation", "test")
 log = logging.getLogger("consilium")
 
 
@@ -50,7 +58,7 @@ def start_run(data: FederationData, federation_file: str, artifacts: Path) -> Ru
     require_trainable(data.audit)
     federation = data.federation
     environment = describe_environment(federation.training)
-    build_network(federation.model, len(federation.classes), federation.training.seed)
+    build_network(federation.model, len(federation.classes), federation.training.seed, artifacts)
     folder = create_run(artifacts)
     config = RunConfig(started_at=now(), federation_file=federation_file, federation=data.federation)
     write_json(folder / "environment.json", environment)
@@ -82,11 +90,18 @@ def train_run(run: Run, data: FederationData, on_training: OnTraining = lambda p
         _sweep(run.folder)
         if not _is_evaluated(run, checkpoint):
             device = choose_device(federation.training)
-            network = build_network(federation.model, len(federation.classes), federation.training.seed).to(device)
-            plans = plan_models(data)
-            _train_models(run, plans, federation, network, device, checkpoint, on_training)
-            _write_weights(run, plans, checkpoint)
-            _write_results(run, plans, data, network, device)
+            seed = federation.training.seed
+            network = build_network(federation.model, len(federation.classes), seed, run.folder.parent).to(device)
+            sets: Sets = {part: image_sets(data, part) for part in PARTS}
+            if federation.model.freeze_backbone:
+                log.info("computing the features of every image, once")
+                checkpoint.backbone = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+                sets, network = cache_features(network, sets, federation, device), HeadNetwork(network)
+            plans = plan_models(data, sets)
+            start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            _train_models(run, plans, federation, network, start, device, checkpoint, on_training)
+            _write_weights(run, plans, checkpoint, start)
+            _write_results(run, plans, data, sets, network, device)
         log.info("run %s is complete", run.name)
         checkpoint.remove()
         write_manifest(run.folder, run.config)
@@ -99,12 +114,18 @@ def _train_models(
     plans: Sequence[ModelPlan],
     federation: Federation,
     network: Network,
+    start: Tensors,
     device: torch.device,
     checkpoint: Checkpoint,
     on_training: OnTraining,
 ) -> None:
-    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    states = {plan.model: checkpoint.read(plan.model) or TrainingState(start, start) for plan in plans}
+    strategy = make_strategy(federation.aggregation, len(federation.hospital))
+    private = strategy.private(network)
+    shared = {name: tensor for name, tensor in start.items() if name not in private}
+    # The other arms answer what would be without a federation: its strategy and compression are not theirs.
+    plain = federation.model_copy(update={"aggregation": FedAvgConfig(), "communication": CommunicationConfig()})
+    begun = {plan.model: shared if plan.arm == "federated" else start for plan in plans}
+    states = {model: checkpoint.read(model) or TrainingState(weights, weights) for model, weights in begun.items()}
     drop_rounds_after(run.folder / "rounds.jsonl", {model: state.round for model, state in states.items()})
     report = ProgressReport(
         checkpoint.folder / "progress.json",
@@ -115,39 +136,64 @@ def _train_models(
         on_training=on_training,
     )
     for plan in plans:
-        state = states[plan.model]
-        state.weights = {name: tensor.to(device) for name, tensor in state.weights.items()}
+        state = states[plan.model].to(device)
         log.info("%s: from round %d to %d", plan.model, state.round, federation.training.rounds)
+        federated = plan.arm == "federated"
+        rules = Rules(strategy, federation.communication) if federated else Rules()
         transport = InProcessTransport(
             network,
-            federation,
+            federation if federated else plain,
             training_sets=plan.training_sets,
             validation_sets=plan.validation_sets,
             device=device,
             on_images=report.listener(plan.model),
+            strategy=rules.strategy,
+            kept=state.hospitals,
+            at_start=label("private", {name: start[name] for name in private}) if federated else {},
         )
-        run_rounds(plan.arm, plan.model, federation.training, transport, state, checkpoint)
+        run_rounds(plan.arm, plan.model, federation.training, transport, state, checkpoint, rules)
 
 
-def _write_weights(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint) -> None:
+def _write_weights(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint, start: Tensors) -> None:
     for plan in plans:
         state = checkpoint.read(plan.model)
         if state is None:
             raise RunError(f"{run.folder}: checkpoint of {plan.model} is missing; train anew")
-        save_tensors(run.folder / weights_name(plan.model), state.best_weights)
+        best = {**checkpoint.backbone, **state.best_weights}
+        save_tensors(run.folder / weights_name(plan.model), best)
         if plan.model == "global":
-            save_tensors(run.folder / "weights" / "global-last.safetensors", state.weights)
+            save_tensors(run.folder / "weights" / "global-last.safetensors", {**checkpoint.backbone, **state.weights})
+            if run.federation.aggregation.keeps_private:  # "global" is then what all hospitals share, and no more
+                for hospital in plan.training_sets:
+                    own = of_kind("private", state.best_hospitals.get(hospital, {}))
+                    save_tensors(run.folder / weights_name(f"personal/{hospital}"), {**start, **best, **own})
 
 
 def _write_results(
-    run: Run, plans: Sequence[ModelPlan], data: FederationData, network: Network, device: torch.device
+    run: Run, plans: Sequence[ModelPlan], data: FederationData, sets: Sets, network: Network, device: torch.device
 ) -> None:
     """Predictions of every model on every hospital's validation and test images, and all that follows from them."""
     frames = []
+
+    def predict(model: str, weights_of: str, hospitals: Collection[str]) -> None:
+        log.info("%s: predicting validation and test images", weights_of)
+        tensors = load_tensors(run.folder / weights_name(weights_of))
+        network.load_state_dict({name: tensors[name] for name in network.state_dict()})
+        for part in PREDICTED:
+            chosen = {hospital: images for hospital, images in sets[part].items() if hospital in hospitals}
+            frames.append(_predict(model, part, data, chosen, network, device))
+
+    everyone = [hospital.id for hospital in data.federation.hospital]
+    personal = everyone if data.federation.aggregation.keeps_private else []
     for plan in plans:
-        log.info("%s: predicting validation and test images", plan.model)
-        network.load_state_dict(load_tensors(run.folder / weights_name(plan.model)))
-        frames += [_predict(plan.model, part, data, network, device) for part in ("validation", "test")]
+        if plan.model == "global" and personal:
+            # No one model is the federated one: each hospital's images are read by its own.
+            for hospital in personal:
+                predict("global", f"personal/{hospital}", [hospital])
+            for hospital in personal:
+                predict(f"personal/{hospital}", f"personal/{hospital}", everyone)
+        else:
+            predict(plan.model, plan.model, everyone)
     predictions = pd.concat(frames, ignore_index=True)
     write_atomically(run.folder / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False))
     lines = read_rounds(run.folder / "rounds.jsonl")
@@ -159,6 +205,7 @@ def _write_results(
     traffic = {
         "schema_version": 1,
         "transport": "in_process",
+        "compression": data.federation.communication.compression,
         "hospitals": communication(lines),
         "pooling_once_bytes": sum(
             (data.root / split.image.path).stat().st_size for split in data.splits if split.part == "train"
@@ -174,9 +221,16 @@ def _write_results(
     write_json(run.folder / "evaluation.json", evaluation)
 
 
-def _predict(model: str, part: Part, data: FederationData, network: Network, device: torch.device) -> pd.DataFrame:
+def _predict(
+    model: str,
+    part: Part,
+    data: FederationData,
+    sets: Mapping[str, TrainingSet],
+    network: Network,
+    device: torch.device,
+) -> pd.DataFrame:
     rows = []
-    for hospital, images in image_sets(data, part).items():
+    for hospital, images in sets.items():
         with explained_out_of_memory(data.federation):
             logits = predict_logits(network, images, device)
         splits = [split for split in data.splits if split.part == part and split.image.hospital == hospital]
