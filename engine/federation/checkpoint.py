@@ -1,5 +1,6 @@
 """What a resume needs, on disk after every round. A kill at any moment leaves the last whole round."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ class Checkpoint:
                 "round": state.round,
                 "best_round": state.best_round,
                 "best_macro_f1": state.best_macro_f1,
-                "best_loss": state.best_loss,
+                "best_loss": state.best_loss if math.isfinite(state.best_loss) else None,  # JSON has no infinity
                 "has_state": bool(state.server or state.hospitals),
             },
         )
@@ -65,7 +66,7 @@ class Checkpoint:
                 round=pointer["round"],
                 best_round=pointer["best_round"],
                 best_macro_f1=pointer["best_macro_f1"],
-                best_loss=pointer["best_loss"],
+                best_loss=math.inf if pointer["best_loss"] is None else pointer["best_loss"],
                 server=server,
                 hospitals=hospitals,
                 best_hospitals=best_hospitals,
