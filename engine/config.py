@@ -103,10 +103,15 @@ class Federation(Section):
         return (self.positive or self.classes[-1]) if len(self.classes) == 2 else None
 
     def model_name(self, model: str) -> str:
-        """A model key as people read it: "Federated", the hospital's display name, or "Pooled, for reference"."""
+        """A model key as people read it: "Federated", the hospital's display name, or "Pooled, for reference".
+
+        Where hospitals keep a part of the network private, "global" is each one's personal model on its own images.
+        """
         words = {"global": "Federated", "central": "Pooled, for reference"}
         if model.startswith("personal/"):
             return f"Federated, personal to {self.display_name(model.removeprefix('personal/'))}"
+        if model == "global" and self.aggregation.keeps_private:
+            return "Federated, each hospital's own"
         return words.get(model) or self.display_name(model.removeprefix("local/"))
 
     def display_name(self, hospital_id: str) -> str:

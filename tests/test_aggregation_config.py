@@ -102,3 +102,11 @@ def test_what_cannot_be_true_together_is_refused(tmp_path: Path, settings: tuple
 )
 def test_what_can_be_true_together_is_not(tmp_path: Path, settings: tuple[str, ...]) -> None:
     load_federation(write(tmp_path, FIVE), settings)
+
+
+def test_personal_models_are_called_what_they_are(tmp_path: Path) -> None:
+    text = 'simulated = "yes"\n' + with_section("[aggregation]", 'strategy = "fedper"')
+    federation = load_federation(write(tmp_path, text))
+    assert federation.model_name("global") == "Federated, each hospital's own"
+    assert federation.model_name("personal/north") == "Federated, personal to North (simulated)"
+    assert load_federation(write(tmp_path)).model_name("global") == "Federated"

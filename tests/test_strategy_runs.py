@@ -22,7 +22,7 @@ RESNET = ModelConfig(image_size_px=32)
 CASES = {
     "scaffold": {"aggregation": ScaffoldConfig()},
     "fedadam": {"aggregation": FedAdamConfig()},
-    "fedbn": {"aggregation": FedBNConfig(), "model": RESNET},
+    "fedbn": {"aggregation": FedBNConfig(), "model": RESNET, "training": {"rounds": 2, "batch_size": 64}},
     "topk": {"communication": CommunicationConfig(compression="topk", fraction=0.05)},
     "scaffold-int8": {"aggregation": ScaffoldConfig(), "communication": CommunicationConfig(compression="int8")},
 }
@@ -43,16 +43,16 @@ def run_of(data: FederationData, artifacts: Path) -> Run:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_stopped_run_with_state_resumes_to_the_same_end(case: str, tiny_data: FederationData, tmp_path: Path) -> None:
-    data = changed(tiny_data, **CASES[case])
+    data = changed(tiny_data, **CASES[case])  # type: ignore[arg-type]
     whole = run_of(data, tmp_path / "whole")
 
-    def stop_in_the_third_round(progress: Progress) -> None:
-        if progress.round == 3 and progress.hospital == "hospital-b":
+    def stop_in_the_last_round(progress: Progress) -> None:
+        if progress.round == progress.rounds and progress.hospital == "hospital-b":
             raise Killed
 
     run = start_run(data, "federations/phantoms.toml", tmp_path / "stopped")
     with pytest.raises(Killed):
-        train_run(run, data, stop_in_the_third_round)
+        train_run(run, data, stop_in_the_last_round)
     resumed = train_run(reopen_run(tmp_path / "stopped", "run-001"), data)
     expected, got = weights_of(whole), weights_of(resumed)
     assert expected.keys() == got.keys()
