@@ -18,10 +18,18 @@ from engine.results.run_folder import Run, find_run
 from engine.sections import AugmentConfig, ModelConfig, TrainingConfig
 from engine.training.build import build_network
 from engine.training.features import HeadNetwork, compute_features
+from engine.training.images import ImageSet
 from engine.training.local import predict_logits, train_locally
 from tests.test_training import CPU, squares
 
 STILL = AugmentConfig(flip=False, rotation_degrees=0, shift=0, scale=0, intensity=0)
+
+
+class Plain(ImageSet):
+    """Images that training sees as they are, as `training.views = 0` means it; nothing is drawn for augmentation."""
+
+    def training_batch(self, positions: torch.Tensor, device: torch.device, *_: object) -> tuple:  # type: ignore[override, type-arg]
+        return self.batch(positions, device)
 
 
 def frozen_config(folder: Path, architecture: str = "resnet18", **settings: object) -> ModelConfig:
@@ -36,7 +44,7 @@ def test_training_on_features_is_training_on_images(architecture: str, tmp_path:
     """Without augmentation and dropout the two are the same computation."""
     config = frozen_config(tmp_path, architecture)
     training = TrainingConfig(rounds=1, local_epochs=3, batch_size=8, augment=STILL, precision="float32")
-    images = squares(20)
+    images = Plain(squares(20)._portions)
     whole, half = (build_network(config, 2, seed=0) for _ in range(2))
     start = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
     train_locally(whole, images, config, training, round_number=1, seed=4, device=CPU)
