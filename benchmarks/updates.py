@@ -44,6 +44,9 @@ class Idle:
     def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply]:
         yield from ()
 
+    def kept(self) -> dict[str, Tensors]:
+        return {}
+
 
 class Forget:
     def write_round(self, state: TrainingState, lines: Sequence[RoundLine]) -> None:

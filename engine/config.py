@@ -13,6 +13,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from engine.aggregation_config import (
+    STRATEGIES,
+    AggregationConfig,
+    CommunicationConfig,
+    FedAvgConfig,
+    refuse_impossible,
+)
 from engine.errors import ConfigError, DataError
 from engine.sections import (
     ARMS,
@@ -36,11 +43,11 @@ Headline = Literal["macro_f1", "balanced_accuracy", "accuracy"]
 PRESETS = {  # --preset NAME: settings that --set may still change
     "low-memory": ("training.batch_size=8", "model.image_size_px=64", "training.threads=1"),
 }
-EXTERNAL = "external"  # stands where a hospital's id stands for images of the external test set
-RESERVED = ("all", "pooled", "global", "central", "federated", "local", EXTERNAL)  # words of the run folder
+EXTERNAL: Literal["external"] = "external"  # stands where a hospital's id stands for images of the external test set
+RESERVED = ("all", "pooled", "global", "central", "federated", "local", "personal", EXTERNAL)  # words of the run folder
 SECTIONS: tuple[type[Section], ...] = (
     Hospital, Location, Scanner, Source, Columns, Partition, External,
-    SplitConfig, ModelConfig, TrainingConfig, AugmentConfig,
+    SplitConfig, ModelConfig, TrainingConfig, AugmentConfig, CommunicationConfig, *STRATEGIES.values(),
 )  # fmt: skip
 
 
@@ -63,6 +70,8 @@ class Federation(Section):
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    aggregation: AggregationConfig = FedAvgConfig()
+    communication: CommunicationConfig = CommunicationConfig()
     arms: tuple[Arm, ...] = ARMS
     hospital: tuple[Hospital, ...] = Field(min_length=1)
 
@@ -91,6 +100,7 @@ class Federation(Section):
                 f"training.min_hospitals is {self.training.min_hospitals}, but there are {len(self.hospital)} hospitals"
             )
         self._check_origins()
+        refuse_impossible(self.aggregation, self.communication, self.training, self.model, len(self.hospital))
         return self
 
     def _check_origins(self) -> None:
@@ -155,8 +165,15 @@ class Federation(Section):
         return (self.positive or self.classes[-1]) if len(self.classes) == 2 else None
 
     def model_name(self, model: str) -> str:
-        """A model key as people read it: "Federated", the hospital's display name, or "Pooled, for reference"."""
+        """A model key as people read it: "Federated", the hospital's display name, or "Pooled, for reference".
+
+        Where hospitals keep a part of the network private, "global" is each one's personal model on its own images.
+        """
         words = {"global": "Federated", "central": "Pooled, for reference"}
+        if model.startswith("personal/"):
+            return f"Federated, personal to {self.display_name(model.removeprefix('personal/'))}"
+        if model == "global" and self.aggregation.keeps_private:
+            return "Federated, each hospital's own"
         return words.get(model) or self.display_name(model.removeprefix("local/"))
 
     def display_name(self, hospital_id: str) -> str:
@@ -260,6 +277,12 @@ def _explain(error: ValidationError, file: Path, text: str, changed: Sequence[st
     """The first thing wrong, as 'FILE:LINE: key: what to do'; one at a time is what people mend."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
+    found = first["input"]
+    if path[:1] == ["aggregation"]:
+        if first["type"] == "unknown_strategy" and isinstance(found, dict):
+            path, found = ["aggregation", "strategy"], found["strategy"]
+        else:  # a union's errors carry the tag of the strategy, which is no key of the file
+            path = [path[0], *path[2:]]
     message = first["msg"].removeprefix("Value error, ")
     if not path:
         return f"{file}: {message}"
@@ -272,8 +295,8 @@ def _explain(error: ValidationError, file: Path, text: str, changed: Sequence[st
         where = f"{file} with --set {dotted}"
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key '{dotted}'{_did_you_mean(path)}"
-    found = "" if isinstance(first["input"], dict) else f" (found {first['input']!r})"
-    return f"{where}: {dotted}: {message}{found}"
+    said = "" if isinstance(found, dict) else f" (found {found!r})"
+    return f"{where}: {dotted}: {message}{said}"
 
 
 def _did_you_mean(path: Sequence[str]) -> str:

@@ -147,7 +147,9 @@ class SplitConfig(Section):
 
 
 class ModelConfig(Section):
-    """`weights`: "none" (from scratch), "imagenet" (a download or a package), or a .safetensors/.pth file."""
+    """`weights`: "none" (from scratch), "imagenet" (a download or a package), "run-NNN" (the encoder of that run's
+    federated model), or a .safetensors/.pth file. `freeze_backbone` trains the head alone, on features computed once.
+    """
 
     architecture: Literal["resnet18", "efficientnet-lite0", "compact-cnn"] = "resnet18"
     weights: str = "none"
@@ -190,7 +192,14 @@ class TrainingConfig(Section):
     hospital_fraction: float = Field(1.0, gt=0, le=1)
     min_hospitals: int = Field(1, ge=1)
     keep_rounds: bool = False
+    views: int = Field(
+        0, ge=0, le=1000, description="frozen backbone: augmented views of each image to cache; 0: the plain image"
+    )
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0, description="0 leaves torch's own choice")
     augment: AugmentConfig = AugmentConfig()
+
+    def hospitals_per_round(self, n_hospitals: int) -> int:
+        """How many of `n_hospitals` a round asks: hospital_fraction of them, at least min_hospitals."""
+        return min(n_hospitals, max(1, self.min_hospitals, round(self.hospital_fraction * n_hospitals)))

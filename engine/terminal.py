@@ -48,7 +48,9 @@ def progress_bar() -> Iterator[Progress]:
 
 def print_audit(federation: Federation, audit: Audit) -> None:
     skew = measure_skew({hospital: counts.class_counts for hospital, counts in audit.hospitals.items()})
-    held = {**audit.hospitals, **({EXTERNAL: audit.external} if audit.external else {})}
+    held = dict(audit.hospitals)
+    if audit.external is not None:
+        held[EXTERNAL] = audit.external
     table = Table(title=f"{federation.name}: images per hospital and class")
     for column in ("Hospital", *federation.classes, "All", "Unreadable", "Exact copies", "Divergence"):
         table.add_column(column, justify="left" if column == "Hospital" else "right")

@@ -46,6 +46,9 @@ class Scripted:
             hits = self._hits[round_number - 1]
             yield ValidationReply("a", 1.0, np.array([[hits, 10 - hits], [10 - hits, hits]]))
 
+    def kept(self) -> dict[str, Tensors]:
+        return {}
+
 
 class Kept:
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ ALLOWED = {
     "publishing": {"publishing", "federation", "training", "data", "results", "inference"},
     "inference": {"inference", "data", "results"},
 }
-ROOT_MODULES = {"config", "errors", "sections"}
+ROOT_MODULES = {"aggregation_config", "config", "errors", "sections"}
 
 
 def imports_of(path: Path, *, at_the_top: bool = False) -> Iterator[str]:

@@ -26,5 +26,6 @@ def hospital_colour(federation: Federation, hospital_id: str) -> str:
 
 def model_order(federation: Federation, models: list[str]) -> list[str]:
     """Federated first, then its hospitals in their order, pooled last."""
-    order = ["global", *(f"local/{hospital.id}" for hospital in federation.hospital), "central"]
+    hospitals = [hospital.id for hospital in federation.hospital]
+    order = ["global", *(f"personal/{h}" for h in hospitals), *(f"local/{h}" for h in hospitals), "central"]
     return sorted(models, key=lambda model: order.index(model) if model in order else len(order))

@@ -1,16 +1,22 @@
 """Which models a run trains, whose images train each, and whose validation images choose its round."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from engine.config import EXTERNAL
+from engine.data.external import ExternalSet
 from engine.data.federation_data import FederationData
-from engine.data.splits import Part
+from engine.data.splits import PARTS, Part
 from engine.errors import DataError
 from engine.sections import Arm
-from engine.training.images import ImageSet, Portion
+from engine.training.images import ImageSet, Portion, TrainingSet
 
 POOLED = "pooled"
+Shown = Part | Literal["external"]
+SHOWN: tuple[Shown, ...] = (*PARTS, EXTERNAL)
 
 
 @dataclass(frozen=True)
@@ -19,17 +25,23 @@ class ModelPlan:
 
     arm: Arm
     model: str
-    training_sets: dict[str, ImageSet]
-    validation_sets: dict[str, ImageSet]
+    training_sets: Mapping[str, TrainingSet]
+    validation_sets: Mapping[str, TrainingSet]
 
     @property
     def n_training_images(self) -> int:
         return sum(len(images) for images in self.training_sets.values())
 
 
-def plan_models(data: FederationData) -> list[ModelPlan]:
-    """The models of the configured arms, in order; every arm sees the same splits and the same number of epochs."""
-    training, validation = image_sets(data, "train"), image_sets(data, "validation")
+Sets = Mapping[Shown, Mapping[str, TrainingSet]]  # by part and hospital id; of the external set by "external"
+
+
+def plan_models(data: FederationData, sets: Sets | None = None) -> list[ModelPlan]:
+    """The models of the configured arms, in order; every arm sees the same splits and the same number of epochs.
+
+    `sets` may stand for the images: their features, where the backbone is frozen.
+    """
+    training, validation = (sets[part] if sets else image_sets(data, part) for part in ("train", "validation"))
     for hospital in data.federation.hospital:
         n_images = len(training.get(hospital.id, ()))
         if n_images < 2:
@@ -39,7 +51,8 @@ def plan_models(data: FederationData) -> list[ModelPlan]:
         if arm == "federated":
             plans.append(ModelPlan(arm, "global", training, validation))
         elif arm == "central":
-            pooled = ImageSet([_portion(data, "train", hospital) for hospital in training])
+            first, *others = training.values()
+            pooled = first.join(others)
             plans.append(ModelPlan(arm, "central", {POOLED: pooled}, validation))
         else:
             for name, images in training.items():
@@ -48,10 +61,21 @@ def plan_models(data: FederationData) -> list[ModelPlan]:
     return plans
 
 
-def image_sets(data: FederationData, part: Part) -> dict[str, ImageSet]:
-    """By hospital id, in the federation's order; a hospital without images in this part has none."""
+def image_sets(data: FederationData, part: Shown) -> dict[str, ImageSet]:
+    """By hospital id, in the federation's order; a hospital without images in this part has none.
+
+    The external test set is no hospital's: it stands alone, under its own name.
+    """
+    if part == EXTERNAL:
+        return {EXTERNAL: _external(data, data.external)} if data.external is not None else {}
     sets = {hospital.id: ImageSet([_portion(data, part, hospital.id)]) for hospital in data.federation.hospital}
     return {hospital: images for hospital, images in sets.items() if len(images)}
+
+
+def _external(data: FederationData, external: ExternalSet) -> ImageSet:
+    images = external.holding.images
+    labels = np.array([data.federation.classes.index(image.label) for image in images], np.int64)
+    return ImageSet([Portion(external.holding.pixels, np.arange(len(images)), labels)])
 
 
 def _portion(data: FederationData, part: Part, hospital: str) -> Portion:

@@ -1,5 +1,6 @@
 """What a resume needs, on disk after every round. A kill at any moment leaves the last whole round."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import safetensors.torch
 
 from engine.errors import RunError
+from engine.federation.named_tensors import label, of_kind
 from engine.federation.rounds import TrainingState
 from engine.results.files import read_json, write_atomically, write_json
 from engine.results.rounds import RoundLine, append_rounds
@@ -21,13 +23,16 @@ class Checkpoint:
         self._run_folder = run_folder
         self.folder = run_folder / "checkpoint"
         self._keep_rounds = keep_rounds
+        self.backbone: Tensors = {}  # a frozen one: no round changes it, every weights file of the run has it
 
     def write_round(self, state: TrainingState, lines: Sequence[RoundLine]) -> None:
         model = lines[-1].model
         append_rounds(self._run_folder / "rounds.jsonl", lines)
         if self._keep_rounds:
-            save_tensors(self._run_folder / round_weights_name(model, state.round), state.weights)
+            save_tensors(self._run_folder / round_weights_name(model, state.round), {**self.backbone, **state.weights})
         last, best = f"{slug(model)}-{state.round:04d}", f"{slug(model)}-{state.best_round:04d}"
+        if state.server or state.hospitals:
+            save_tensors(self.folder / f"{last}.state.safetensors", _state_tensors(state))
         save_tensors(self.folder / f"{last}.safetensors", state.weights)
         # The pointer moves only once the tensors are on disk; what it no longer names goes afterwards.
         write_json(
@@ -37,11 +42,12 @@ class Checkpoint:
                 "round": state.round,
                 "best_round": state.best_round,
                 "best_macro_f1": state.best_macro_f1,
-                "best_loss": state.best_loss,
+                "best_loss": state.best_loss if math.isfinite(state.best_loss) else None,  # JSON has no infinity
+                "has_state": bool(state.server or state.hospitals),
             },
         )
-        for file in self.folder.glob(f"{slug(model)}-[0-9][0-9][0-9][0-9].safetensors"):
-            if file.stem not in (last, best):
+        for file in self.folder.glob(f"{slug(model)}-[0-9][0-9][0-9][0-9].*"):
+            if file.name.partition(".")[0] not in (last, best):
                 file.unlink()
 
     def read(self, model: str) -> TrainingState | None:
@@ -50,10 +56,20 @@ class Checkpoint:
             return None
         try:
             pointer = read_json(self._pointer(model))
-            weights = load_tensors(self.folder / f"{slug(model)}-{pointer['round']:04d}.safetensors")
-            best = load_tensors(self.folder / f"{slug(model)}-{pointer['best_round']:04d}.safetensors")
+            last, best = (f"{slug(model)}-{pointer[key]:04d}" for key in ("round", "best_round"))
+            has_state = pointer.get("has_state", False)
+            server, hospitals = self._read_state(last, has_state)
+            _, best_hospitals = self._read_state(best, has_state)
             return TrainingState(
-                weights, best, pointer["round"], pointer["best_round"], pointer["best_macro_f1"], pointer["best_loss"]
+                weights=load_tensors(self.folder / f"{last}.safetensors"),
+                best_weights=load_tensors(self.folder / f"{best}.safetensors"),
+                round=pointer["round"],
+                best_round=pointer["best_round"],
+                best_macro_f1=pointer["best_macro_f1"],
+                best_loss=math.inf if pointer["best_loss"] is None else pointer["best_loss"],
+                server=server,
+                hospitals=hospitals,
+                best_hospitals=best_hospitals,
             )
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise RunError(f"{self._pointer(model)}: is damaged ({error}); this run cannot go on, train anew") from None
@@ -65,8 +81,26 @@ class Checkpoint:
             self.folder.replace(done)
         shutil.rmtree(done, ignore_errors=True)
 
+    def _read_state(self, stem: str, has_state: bool) -> tuple[Tensors, dict[str, Tensors]]:
+        """The strategy's state, and by hospital id what it keeps."""
+        if not has_state:
+            return {}, {}
+        hospitals: dict[str, Tensors] = {}
+        both = load_tensors(self.folder / f"{stem}.state.safetensors")
+        for name, tensor in of_kind("hospital", both).items():
+            hospital, _, own = name.partition("/")
+            hospitals.setdefault(hospital, {})[own] = tensor
+        return of_kind("server", both), hospitals
+
     def _pointer(self, model: str) -> Path:
         return self.folder / f"{slug(model)}.json"
+
+
+def _state_tensors(state: TrainingState) -> Tensors:
+    tensors = label("server", state.server)
+    for hospital, kept in state.hospitals.items():
+        tensors |= label(f"hospital/{hospital}", kept)
+    return tensors
 
 
 def slug(model: str) -> str:

@@ -6,15 +6,18 @@ images; the average of a single update is that update. So the arms differ in who
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
 
 import numpy as np
+import torch
 
+from engine.aggregation_config import CommunicationConfig
 from engine.errors import RunError, UpdateError
-from engine.federation.aggregation import federated_average
+from engine.federation.compression import decode
 from engine.federation.report import RoundReport
 from engine.federation.seeds import derive_seed
+from engine.federation.strategies import AnyStrategy, FedAvg
 from engine.federation.transports import Transport
 from engine.federation.updates import HospitalFailure, Update, check_update, count_bytes
 from engine.results.rounds import RoundLine
@@ -24,7 +27,10 @@ from engine.training.networks import Tensors
 
 @dataclass
 class TrainingState:
-    """Where the rounds of one model stand; what a checkpoint holds and a resume begins from."""
+    """Where the rounds of one model stand; what a checkpoint holds and a resume begins from.
+
+    `server` is the strategy's state, `hospitals` what each keeps between rounds (see `Transport.kept`).
+    """
 
     weights: Tensors
     best_weights: Tensors
@@ -32,25 +38,58 @@ class TrainingState:
     best_round: int = 0
     best_macro_f1: float = -1.0
     best_loss: float = float("inf")
+    server: Tensors = field(default_factory=dict)
+    hospitals: dict[str, Tensors] = field(default_factory=dict)
+    best_hospitals: dict[str, Tensors] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> Self:
+        """All that training goes on from, on the device; what is only kept stays where it is."""
+
+        def moved(tensors: Tensors) -> Tensors:
+            return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+        hospitals = {hospital: moved(kept) for hospital, kept in self.hospitals.items()}
+        return replace(self, weights=moved(self.weights), server=moved(self.server), hospitals=hospitals)
 
 
 class Recorder(Protocol):
     def write_round(self, state: TrainingState, lines: Sequence[RoundLine]) -> None: ...
 
 
+@dataclass(frozen=True)
+class Rules:
+    """How the federated arm aggregates, and how its updates travel; the defaults are every other arm's."""
+
+    strategy: AnyStrategy = field(default_factory=FedAvg)
+    communication: CommunicationConfig = field(default_factory=CommunicationConfig)
+
+
 def run_rounds(
-    arm: Arm, model: str, config: TrainingConfig, transport: Transport, state: TrainingState, recorder: Recorder
+    arm: Arm,
+    model: str,
+    config: TrainingConfig,
+    transport: Transport,
+    state: TrainingState,
+    recorder: Recorder,
+    rules: Rules | None = None,
 ) -> TrainingState:
     """Train to the last round, from wherever `state` stands. Every round is written before the next begins.
 
-    Raises RunError when fewer than `min_hospitals` of a round's hospitals return a usable update.
+    Raises RunError when fewer of a round's hospitals return a usable update than `min_hospitals` and the strategy ask.
     """
+    rules = rules or Rules()
     for number in range(state.round + 1, config.rounds + 1):
         started = time.perf_counter()
         report = RoundReport()
+        sent = rules.strategy.sends(state.weights, state.server)
         chosen = choose_hospitals(transport.trainers, config, number)
-        replies = transport.train(state.weights, number, chosen)
-        state.weights = average_usable(replies, state.weights, report, needed=min(config.min_hospitals, len(chosen)))
+        updates = usable(transport.train(sent, number, chosen), sent, rules.communication, report)
+        aggregated = rules.strategy.aggregate(updates, sent, state.server)
+        needed = max(min(config.min_hospitals, len(chosen)), rules.strategy.config.minimum())
+        if aggregated is None or len(report.fits) < needed:
+            raise too_few(report, needed)
+        state.weights, state.server = aggregated
+        state.hospitals = transport.kept()
         for reply in transport.validate(state.weights, number):
             report.add_validation(reply)
         state.round = number
@@ -62,35 +101,32 @@ def run_rounds(
 
 def choose_hospitals(hospitals: Sequence[str], config: TrainingConfig, round_number: int) -> list[str]:
     """A seeded sample of `hospital_fraction` of the hospitals (at least min_hospitals), in their own order."""
-    wanted = max(1, config.min_hospitals, round(config.hospital_fraction * len(hospitals)))
     generator = np.random.default_rng(derive_seed(config.seed, round_number, "choose hospitals"))
-    chosen = generator.choice(len(hospitals), min(wanted, len(hospitals)), replace=False)
+    chosen = generator.choice(len(hospitals), config.hospitals_per_round(len(hospitals)), replace=False)
     return [hospitals[index] for index in sorted(chosen)]
 
 
-def average_usable(
-    replies: Iterable[Update | HospitalFailure], weights: Tensors, report: RoundReport, *, needed: int
-) -> Tensors:
-    """Average the updates that pass the check, as they arrive; a hospital that fails is reported and left out."""
+def usable(
+    replies: Iterable[Update | HospitalFailure], sent: Tensors, communication: CommunicationConfig, report: RoundReport
+) -> Iterator[Update]:
+    """The updates that can be read and pass the check, as they arrive; a hospital that fails is reported, left out."""
+    for reply in replies:
+        if isinstance(reply, HospitalFailure):
+            report.add_failure(reply.hospital, reply.reason)
+            continue
+        try:
+            update = decode(reply, sent, communication)
+            check_update(update, like=sent)
+        except UpdateError as error:
+            report.add_failure(reply.hospital, str(error))
+            continue
+        report.add_update(reply, bytes_down=count_bytes(sent))
+        yield update
 
-    def usable() -> Iterator[Update]:
-        for reply in replies:
-            if isinstance(reply, HospitalFailure):
-                report.add_failure(reply.hospital, reply.reason)
-                continue
-            try:
-                check_update(reply, like=weights)
-            except UpdateError as error:
-                report.add_failure(reply.hospital, str(error))
-                continue
-            report.add_update(reply, bytes_down=count_bytes(weights))
-            yield reply
 
-    average = federated_average(usable())
-    if average is None or len(report.fits) < needed:
-        reasons = "; ".join(f"{hospital}: {reason}" for hospital, reason in report.failures.items())
-        raise RunError(f"{len(report.fits)} of at least {needed} hospitals returned a usable update ({reasons})")
-    return average
+def too_few(report: RoundReport, needed: int) -> RunError:
+    reasons = "; ".join(f"{hospital}: {reason}" for hospital, reason in report.failures.items())
+    return RunError(f"{len(report.fits)} of at least {needed} hospitals returned a usable update ({reasons})")
 
 
 def keep_if_best(state: TrainingState, report: RoundReport) -> bool:
@@ -103,5 +139,5 @@ def keep_if_best(state: TrainingState, report: RoundReport) -> bool:
         if (seen.macro_f1, -seen.loss) <= (state.best_macro_f1, -state.best_loss):
             return False
         state.best_macro_f1, state.best_loss = seen.macro_f1, seen.loss
-    state.best_weights, state.best_round = state.weights, state.round
+    state.best_weights, state.best_round, state.best_hospitals = state.weights, state.round, state.hospitals
     return True

@@ -5,23 +5,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from engine.config import EXTERNAL, Federation
+from engine.aggregation_config import CommunicationConfig, FedAvgConfig
+from engine.config import Federation
 from engine.data.audit import require_trainable
-from engine.data.external import ExternalSet
 from engine.data.federation_data import FederationData, shared_classes
-from engine.data.hospitals import LocalImage
-from engine.data.splits import Part
 from engine.errors import RunError
-from engine.federation.arms import ModelPlan, image_sets, plan_models
-from engine.federation.checkpoint import Checkpoint, load_tensors, save_tensors
+from engine.federation.arms import SHOWN, ModelPlan, Sets, image_sets, plan_models
+from engine.federation.checkpoint import Checkpoint, save_tensors
 from engine.federation.environment import describe_environment
+from engine.federation.frozen import cache_features
+from engine.federation.named_tensors import label, of_kind
+from engine.federation.predictions import predict_all
 from engine.federation.progress import OnTraining, ProgressReport
-from engine.federation.rounds import TrainingState, run_rounds
+from engine.federation.rounds import Rules, TrainingState, run_rounds
+from engine.federation.strategies import make_strategy
 from engine.federation.transports.in_process import InProcessTransport
 from engine.results.evaluation import evaluate_predictions
 from engine.results.files import cannot_write, write_atomically, write_json
@@ -37,10 +37,9 @@ from engine.results.run_folder import (
     write_table,
 )
 from engine.training.build import build_network
-from engine.training.device import choose_device, explained_out_of_memory
-from engine.training.images import ImageSet, Portion
-from engine.training.local import predict_logits
-from engine.training.networks import Network
+from engine.training.device import choose_device
+from engine.training.features import HeadNetwork
+from engine.training.networks import Network, Tensors
 
 log = logging.getLogger("consilium")
 
@@ -53,7 +52,7 @@ def start_run(data: FederationData, federation_file: str, artifacts: Path) -> Ru
     require_trainable(data.audit)
     federation = data.federation
     environment = describe_environment(federation.training)
-    build_network(federation.model, len(federation.classes), federation.training.seed)
+    build_network(federation.model, len(federation.classes), federation.training.seed, artifacts)
     folder = create_run(artifacts)
     config = RunConfig(started_at=now(), federation_file=federation_file, federation=data.federation)
     write_json(folder / "environment.json", environment)
@@ -85,11 +84,18 @@ def train_run(run: Run, data: FederationData, on_training: OnTraining = lambda p
         _sweep(run.folder)
         if not _is_evaluated(run, checkpoint):
             device = choose_device(federation.training)
-            network = build_network(federation.model, len(federation.classes), federation.training.seed).to(device)
-            plans = plan_models(data)
-            _train_models(run, plans, federation, network, device, checkpoint, on_training)
-            _write_weights(run, plans, checkpoint)
-            _write_results(run, plans, data, network, device)
+            seed = federation.training.seed
+            network = build_network(federation.model, len(federation.classes), seed, run.folder.parent).to(device)
+            sets: Sets = {part: image_sets(data, part) for part in SHOWN}
+            if federation.model.freeze_backbone:
+                log.info("computing the features of every image, once")
+                checkpoint.backbone = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+                sets, network = cache_features(network, sets, federation, device), HeadNetwork(network)
+            plans = plan_models(data, sets)
+            start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            _train_models(run, plans, federation, network, start, device, checkpoint, on_training)
+            _write_weights(run, plans, checkpoint, start)
+            _write_results(run, plans, data, sets, network, device)
         log.info("run %s is complete", run.name)
         checkpoint.remove()
         write_manifest(run.folder, run.config)
@@ -102,12 +108,18 @@ def _train_models(
     plans: Sequence[ModelPlan],
     federation: Federation,
     network: Network,
+    start: Tensors,
     device: torch.device,
     checkpoint: Checkpoint,
     on_training: OnTraining,
 ) -> None:
-    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    states = {plan.model: checkpoint.read(plan.model) or TrainingState(start, start) for plan in plans}
+    strategy = make_strategy(federation.aggregation, len(federation.hospital))
+    private = strategy.private(network)
+    shared = {name: tensor for name, tensor in start.items() if name not in private}
+    # The other arms answer what would be without a federation: its strategy and compression are not theirs.
+    plain = federation.model_copy(update={"aggregation": FedAvgConfig(), "communication": CommunicationConfig()})
+    begun = {plan.model: shared if plan.arm == "federated" else start for plan in plans}
+    states = {model: checkpoint.read(model) or TrainingState(weights, weights) for model, weights in begun.items()}
     drop_rounds_after(run.folder / "rounds.jsonl", {model: state.round for model, state in states.items()})
     report = ProgressReport(
         checkpoint.folder / "progress.json",
@@ -118,43 +130,44 @@ def _train_models(
         on_training=on_training,
     )
     for plan in plans:
-        state = states[plan.model]
-        state.weights = {name: tensor.to(device) for name, tensor in state.weights.items()}
+        state = states[plan.model].to(device)
         log.info("%s: from round %d to %d", plan.model, state.round, federation.training.rounds)
+        federated = plan.arm == "federated"
+        rules = Rules(strategy, federation.communication) if federated else Rules()
         transport = InProcessTransport(
             network,
-            federation,
+            federation if federated else plain,
             training_sets=plan.training_sets,
             validation_sets=plan.validation_sets,
             device=device,
             on_images=report.listener(plan.model),
+            strategy=rules.strategy,
+            kept=state.hospitals,
+            at_start=label("private", {name: start[name] for name in private}) if federated else {},
         )
-        run_rounds(plan.arm, plan.model, federation.training, transport, state, checkpoint)
+        run_rounds(plan.arm, plan.model, federation.training, transport, state, checkpoint, rules)
 
 
-def _write_weights(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint) -> None:
+def _write_weights(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint, start: Tensors) -> None:
     for plan in plans:
         state = checkpoint.read(plan.model)
         if state is None:
             raise RunError(f"{run.folder}: checkpoint of {plan.model} is missing; train anew")
-        save_tensors(run.folder / weights_name(plan.model), state.best_weights)
+        best = {**checkpoint.backbone, **state.best_weights}
+        save_tensors(run.folder / weights_name(plan.model), best)
         if plan.model == "global":
-            save_tensors(run.folder / "weights" / "global-last.safetensors", state.weights)
+            save_tensors(run.folder / "weights" / "global-last.safetensors", {**checkpoint.backbone, **state.weights})
+            if run.federation.aggregation.keeps_private:  # "global" is then what all hospitals share, and no more
+                for hospital in plan.training_sets:
+                    own = of_kind("private", state.best_hospitals.get(hospital, {}))
+                    save_tensors(run.folder / weights_name(f"personal/{hospital}"), {**start, **best, **own})
 
 
 def _write_results(
-    run: Run, plans: Sequence[ModelPlan], data: FederationData, network: Network, device: torch.device
+    run: Run, plans: Sequence[ModelPlan], data: FederationData, sets: Sets, network: Network, device: torch.device
 ) -> None:
-    """Predictions of every model on every hospital's validation and test images and on the external ones, and all that
-    follows from them."""
-    frames = []
-    for plan in plans:
-        log.info("%s: predicting validation and test images", plan.model)
-        network.load_state_dict(load_tensors(run.folder / weights_name(plan.model)))
-        frames += [_predict(plan.model, part, data, network, device) for part in ("validation", "test")]
-        if data.external is not None:
-            frames.append(_predict_external(plan.model, data.external, data, network, device))
-    predictions = pd.concat(frames, ignore_index=True)
+    """Every model's predictions, and all that follows from them."""
+    predictions = predict_all(run, plans, data, sets, network, device)
     write_atomically(run.folder / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False))
     lines = read_rounds(run.folder / "rounds.jsonl")
     write_json(run.folder / "training_history.json", training_history(lines))
@@ -165,6 +178,7 @@ def _write_results(
     traffic = {
         "schema_version": 1,
         "transport": "in_process",
+        "compression": data.federation.communication.compression,
         "hospitals": communication(lines),
         "pooling_once_bytes": sum(
             (data.root / split.image.path).stat().st_size for split in data.splits if split.part == "train"
@@ -178,54 +192,6 @@ def _write_results(
         positive=data.federation.positive_class,
     )
     write_json(run.folder / "evaluation.json", evaluation)
-
-
-def _predict(model: str, part: Part, data: FederationData, network: Network, device: torch.device) -> pd.DataFrame:
-    frames = []
-    for hospital, images in image_sets(data, part).items():
-        splits = [split for split in data.splits if split.part == part and split.image.hospital == hospital]
-        dealt = [(split.image, split.group) for split in splits]
-        frames.append(_predict_images(model, part, dealt, images, data, network, device))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _predict_external(
-    model: str, external: ExternalSet, data: FederationData, network: Network, device: torch.device
-) -> pd.DataFrame:
-    """Rows of split and hospital "external"."""
-    images, groups = external.holding.images, external.groups()
-    labels = np.array([data.federation.classes.index(image.label) for image in images], np.int64)
-    portion = Portion(external.holding.pixels, np.arange(len(images)), labels)
-    dealt = [(image, groups[image.path]) for image in images]
-    return _predict_images(model, EXTERNAL, dealt, ImageSet([portion]), data, network, device)
-
-
-def _predict_images(
-    model: str,
-    split: str,
-    dealt: Sequence[tuple[LocalImage, str]],
-    images: ImageSet,
-    data: FederationData,
-    network: Network,
-    device: torch.device,
-) -> pd.DataFrame:
-    """One row per image; `dealt` are the images with their groups, in the order of `images`."""
-    with explained_out_of_memory(data.federation):
-        logits = predict_logits(network, images, device)
-    return pd.DataFrame(
-        [
-            {
-                "model": model,
-                "split": split,
-                "hospital": image.hospital,
-                "group": group,
-                "path": image.path,
-                "label": image.label,
-                "logits": values.astype(np.float32),
-            }
-            for (image, group), values in zip(dealt, logits, strict=True)
-        ]
-    )
 
 
 def _is_evaluated(run: Run, checkpoint: Checkpoint) -> bool:

@@ -1,7 +1,7 @@
 """What a hospital returns from a round, and the check that stands before every average."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from engine.training.networks import Tensors
 
 @dataclass(frozen=True)
 class Update:
-    """Named tensors after local training, and counts and means; never images.
+    """Named tensors after local training, as they travel (see compression.py), counts and means; never images.
 
     The tensors may be the transport's working copy: they are valid until the next reply is drawn.
     """
@@ -41,6 +41,11 @@ def count_bytes(tensors: Tensors) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
+def keep(update: Update) -> Update:
+    """A copy that outlives the next reply."""
+    return replace(update, tensors={name: tensor.clone() for name, tensor in update.tensors.items()})
+
+
 def check_update(update: Update, like: Tensors) -> None:
     """Raise UpdateError, naming hospital and tensor, for anything that must not reach an average."""
 
@@ -62,10 +67,10 @@ def check_update(update: Update, like: Tensors) -> None:
                 f"tensor {name} is {tensor.dtype} {tuple(tensor.shape)}, "
                 f"not {like[name].dtype} {tuple(like[name].shape)}"
             )
-        if tensor.is_floating_point() and not _all_finite(tensor):
+        if tensor.is_floating_point() and not all_finite(tensor):
             raise refuse(f"tensor {name} holds NaN or infinity")
 
 
-def _all_finite(tensor: Tensor) -> bool:
+def all_finite(tensor: Tensor) -> bool:
     """A finite sum has finite terms and costs a fifth of looking at each; an infinite one may be mere overflow."""
     return math.isfinite(float(tensor.sum())) or bool(torch.isfinite(tensor).all())

@@ -60,6 +60,13 @@ def publish_run(
     """
     if not NAME.fullmatch(name):
         raise ModelError(f"'{name}' is no model name; use lower-case letters, digits and '-'")
+    private = run.federation.aggregation.keeps_private
+    if private and "federated" in run.federation.arms:
+        raise ModelError(
+            f"{run.folder}: aggregation.strategy = '{run.federation.aggregation.strategy}' leaves each hospital "
+            f"{private}, so no one federated model exists to serve; publish a run of another strategy "
+            "(the personal models are in weights/personal-*)"
+        )
     run.verify(with_weights=True)
     _require_same_images(run, data)
     for other in list_versions(models, name)[-1:]:

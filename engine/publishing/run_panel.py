@@ -15,8 +15,15 @@ from engine.training.networks import Network
 
 
 def run_models(run: Run) -> list[str]:
-    """Model keys of a finished run: "global", "local/<hospital id>" ..., "central", as far as its arms go."""
-    return list(dict.fromkeys(line.model for line in run.rounds()))
+    """Model keys of a finished run: "global", "local/<hospital id>" ..., "central", as far as its arms go.
+
+    Where hospitals keep a part of the network private, "personal/<hospital id>" ... stand for "global".
+    """
+    keys = list(dict.fromkeys(line.model for line in run.rounds()))
+    if run.federation.aggregation.keeps_private and "global" in keys:
+        place = keys.index("global")
+        keys[place : place + 1] = [f"personal/{hospital.id}" for hospital in run.federation.hospital]
+    return keys
 
 
 def load_network(run: Run, model: str) -> Network:

@@ -9,7 +9,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, RunError
+from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run
 from engine.sections import ModelConfig
 from engine.training.device import seeded
 from engine.training.efficientnet import EfficientNetLite0
@@ -23,12 +24,15 @@ ARCHITECTURES: dict[str, type[ResNet18 | CompactCNN | EfficientNetLite0]] = {
 }
 
 
-def build_network(config: ModelConfig, n_classes: int, seed: int) -> Network:
-    """A network with its starting weights, channels-last. The same seed gives the same weights."""
+def build_network(config: ModelConfig, n_classes: int, seed: int, artifacts: Path | None = None) -> Network:
+    """A network with its starting weights, channels-last. The same seed gives the same weights.
+
+    `artifacts` is where a run named by `weights` lies. Raises ConfigError where the weights cannot be had.
+    """
     with seeded(seed):
         network = ARCHITECTURES[config.architecture](n_classes, config.dropout)
     if config.weights != "none":
-        _load_start(network, config)
+        _load_start(network, config, artifacts)
     if config.freeze_backbone:
         for name, parameter in network.named_parameters():
             parameter.requires_grad = name.startswith(f"{network.head_name}.")
@@ -51,11 +55,17 @@ def read_weights(path: Path) -> Tensors:
     return loaded
 
 
-def _load_start(network: Network, config: ModelConfig) -> None:
+def _load_start(network: Network, config: ModelConfig, artifacts: Path | None) -> None:
     """Load starting weights; a head of another size (other classes) stays at its random start."""
-    tensors = _imagenet(config) if config.weights == "imagenet" else read_weights(Path(config.weights))
     own = network.state_dict()
     head = f"{network.head_name}."
+    if config.weights == "imagenet":
+        tensors = _imagenet(config)
+    elif RUN_NAME.fullmatch(config.weights):
+        encoder = _encoder_of_run(config, artifacts_folder(artifacts))
+        tensors = {name: tensor for name, tensor in encoder.items() if not name.startswith(head)}
+    else:
+        tensors = read_weights(Path(config.weights))
     usable = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
     missing = [name for name in own if name not in usable and not name.startswith(head)]
     if missing:
@@ -64,6 +74,20 @@ def _load_start(network: Network, config: ModelConfig) -> None:
             f" and {len(missing) - 1} other tensors of {config.architecture}"
         )
     network.load_state_dict(usable, strict=False)
+
+
+def _encoder_of_run(config: ModelConfig, artifacts: Path) -> Tensors:
+    """The federated model of a finished run. Its head answers another question, so the caller leaves it out."""
+    try:
+        run = find_run(artifacts, config.weights)
+        run.verify()
+        path = run.weights("global")
+        other = run.federation.model.architecture
+    except RunError as error:
+        raise ConfigError(f"model.weights = '{config.weights}': {error}") from None
+    if other != config.architecture:
+        raise ConfigError(f"model.weights = '{config.weights}': is a run of {other}, not of {config.architecture}")
+    return read_weights(path)
 
 
 def _imagenet(config: ModelConfig) -> Tensors:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,30 @@ import torch
 from torch import Tensor
 
 from engine.data.images import Pixels
+from engine.sections import AugmentConfig
+from engine.training.augment import augment
+
+
+class TrainingSet(Protocol):
+    """What the local loop trains on: images, or their cached features (features.py)."""
+
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+
+    def batch(self, positions: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The plain inputs at these positions, and their labels."""
+        ...
+
+    def training_batch(
+        self, positions: Tensor, device: torch.device, config: AugmentConfig, generator: torch.Generator, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        """The inputs as training sees them in local epoch `epoch`, counted from 0 over all rounds."""
+        ...
+
+    def join(self, others: Sequence[Self]) -> "TrainingSet":
+        """This set and others of its kind as one, in order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,3 +67,13 @@ class ImageSet:
             pixels[mine] = portion.pixels[portion.rows[wanted[mine] - self._starts[number]]]
         images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
         return images.float().div_(255), self.labels[positions].to(device, non_blocking=True)
+
+    def training_batch(
+        self, positions: Tensor, device: torch.device, config: AugmentConfig, generator: torch.Generator, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        """As `batch`, augmented anew."""
+        images, labels = self.batch(positions, device)
+        return augment(images, config, generator), labels
+
+    def join(self, others: Sequence[Self]) -> "ImageSet":
+        return ImageSet([portion for images in (self, *others) for portion in images._portions])

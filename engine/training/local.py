@@ -12,9 +12,8 @@ from torch.nn import functional
 
 from engine.results.metrics import Floats
 from engine.sections import ModelConfig, TrainingConfig
-from engine.training.augment import augment
 from engine.training.device import autocast, seeded
-from engine.training.images import ImageSet
+from engine.training.images import TrainingSet
 from engine.training.networks import Network, set_training_mode
 
 EVALUATION_BATCH = 64
@@ -31,7 +30,7 @@ class EpochScore:
 
 def train_locally(
     network: Network,
-    images: ImageSet,
+    images: TrainingSet,
     model: ModelConfig,
     training: TrainingConfig,
     *,
@@ -39,11 +38,13 @@ def train_locally(
     seed: int,
     device: torch.device,
     on_images: Callable[[int], None] = lambda n_images: None,
+    on_gradients: Callable[[], None] | None = None,
 ) -> list[EpochScore]:
     """Train `network` in place for `local_epochs`; the optimiser starts anew each round, in every arm.
 
     `round_number` counts from 1 and places the epochs on the schedule, which runs across all rounds. `seed` decides
-    order, augmentation and dropout. `on_images` hears how many images each batch had.
+    order, augmentation and dropout. `on_images` hears how many images each batch had; `on_gradients` may change the
+    gradients of each batch before the optimiser's step.
     """
     set_training_mode(network, model)
     optimizer = _make_optimizer(network, training)
@@ -53,15 +54,15 @@ def train_locally(
     with seeded(seed):
         for epoch in range(training.local_epochs):
             started = time.perf_counter()
+            epochs_done = (round_number - 1) * training.local_epochs + epoch
             batches = _shuffled_batches(len(images), training.batch_size, generator)
             loss_sum = torch.zeros((), device=device)
             correct = torch.zeros((), device=device)
             for step, positions in enumerate(batches):
-                done = (round_number - 1) * training.local_epochs + epoch + step / len(batches)
+                done = epochs_done + step / len(batches)
                 for group in optimizer.param_groups:
                     group["lr"] = _learning_rate(training, done / (training.rounds * training.local_epochs))
-                pixels, labels = images.batch(positions, device)
-                pixels = augment(pixels, training.augment, generator)
+                pixels, labels = images.training_batch(positions, device, training.augment, generator, epochs_done)
                 optimizer.zero_grad(set_to_none=True)
                 with autocast(device, training):
                     logits = network(network.normalise(pixels))
@@ -69,6 +70,8 @@ def train_locally(
                     logits.float(), labels, weight=weight, label_smoothing=training.label_smoothing
                 )
                 loss.backward()
+                if on_gradients is not None:
+                    on_gradients()
                 optimizer.step()
                 loss_sum += loss.detach() * len(labels)
                 correct += (logits.detach().argmax(1) == labels).sum()
@@ -80,7 +83,7 @@ def train_locally(
 
 
 @torch.inference_mode()
-def predict_logits(network: Network, images: ImageSet, device: torch.device) -> Floats:
+def predict_logits(network: Network, images: TrainingSet, device: torch.device) -> Floats:
     """float32 logits (n, classes) in the set's order, unaugmented, in evaluation mode."""
     network.eval()
     rows = []
@@ -114,7 +117,9 @@ def _make_optimizer(network: Network, training: TrainingConfig) -> torch.optim.O
     return kind(parameters, rate, weight_decay=decay)
 
 
-def _class_weights(images: ImageSet, training: TrainingConfig, network: Network, device: torch.device) -> Tensor | None:
+def _class_weights(
+    images: TrainingSet, training: TrainingConfig, network: Network, device: torch.device
+) -> Tensor | None:
     """Inverse frequency over the classes present, mean 1 per image; None when switched off."""
     if training.class_weights == "none":
         return None

@@ -1,38 +1,43 @@
 """All hospitals in this process, one after the other, through one reusable network and without copying images."""
 
-import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from engine.config import Federation
-from engine.errors import ConsiliumError, RunError, UpdateError
-from engine.federation.seeds import derive_seed
+from engine.errors import ConsiliumError, RunError
+from engine.federation.hospital_round import Message, load_model, train_one_round
+from engine.federation.strategies import AnyStrategy, FedAvg
 from engine.federation.transports import ValidationReply
 from engine.federation.updates import HospitalFailure, Update
 from engine.results.metrics import confusion
-from engine.results.rounds import Epoch
 from engine.training.device import explained_out_of_memory
-from engine.training.images import ImageSet
-from engine.training.local import predict_logits, train_locally
+from engine.training.images import TrainingSet
+from engine.training.local import predict_logits
 from engine.training.networks import Network, Tensors
 
 OnImages = Callable[[int, str, int], None]  # round, hospital, n_images of one batch
 
 
 class InProcessTransport:
+    """`kept` is what each hospital keeps between rounds, by hospital id and "kind/name"; a hospital that has not
+    trained yet has `at_start`: the private part of the network it began with."""
+
     def __init__(
         self,
         network: Network,
         federation: Federation,
         *,
-        training_sets: Mapping[str, ImageSet],
-        validation_sets: Mapping[str, ImageSet],
+        training_sets: Mapping[str, TrainingSet],
+        validation_sets: Mapping[str, TrainingSet],
         device: torch.device,
         on_images: OnImages,
+        strategy: AnyStrategy | None = None,
+        kept: Mapping[str, Tensors] | None = None,
+        at_start: Tensors | None = None,
     ) -> None:
         self.trainers = tuple(training_sets)
         self._network = network
@@ -41,46 +46,43 @@ class InProcessTransport:
         self._validation_sets = validation_sets
         self._device = device
         self._on_images = on_images
+        self._strategy = strategy or FedAvg()
+        self._kept = dict(kept or {})
+        self._at_start = at_start or {}
 
-    def train(
-        self, weights: Tensors, round_number: int, hospitals: Sequence[str]
-    ) -> Iterator[Update | HospitalFailure]:
+    def train(self, sent: Tensors, round_number: int, hospitals: Sequence[str]) -> Iterator[Update | HospitalFailure]:
         for hospital in hospitals:
             try:
                 with explained_out_of_memory(self._federation):
-                    reply = self._train_one(weights, round_number, hospital)
+                    reply, kept = train_one_round(
+                        self._network,
+                        self._federation,
+                        self._strategy,
+                        self._training_sets[hospital],
+                        Message(sent, round_number, hospital),
+                        self._kept.get(hospital, self._at_start),
+                        device=self._device,
+                        on_images=partial(self._on_images, round_number, hospital),
+                    )
             except RunError:  # memory or disk ran out: that is this machine's, no hospital's
                 raise
             except (ConsiliumError, RuntimeError, ValueError, OSError) as error:
                 yield HospitalFailure(hospital, f"{type(error).__name__}: {error}")
             else:
+                if kept:
+                    self._kept[hospital] = kept
                 yield reply
 
     def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply | HospitalFailure]:
-        self._network.load_state_dict(weights)
-        for hospital, images in self._validation_sets.items():
+        for number, (hospital, images) in enumerate(self._validation_sets.items()):
+            if number == 0 or self._at_start:  # private tensors: every hospital validates its own model
+                load_model(self._network, weights, self._kept.get(hospital, self._at_start))
             with explained_out_of_memory(self._federation):
                 logits = predict_logits(self._network, images, self._device)
             labels = images.labels.numpy()
             loss = float(functional.cross_entropy(torch.from_numpy(logits), images.labels))
             yield ValidationReply(hospital, loss, confusion(labels, np.argmax(logits, axis=1), logits.shape[1]))
 
-    def _train_one(self, weights: Tensors, round_number: int, hospital: str) -> Update:
-        started = time.perf_counter()
-        images = self._training_sets[hospital]
-        self._network.load_state_dict(weights)
-        scores = train_locally(
-            self._network,
-            images,
-            self._federation.model,
-            self._federation.training,
-            round_number=round_number,
-            seed=derive_seed(self._federation.training.seed, round_number, hospital),
-            device=self._device,
-            on_images=lambda n_images: self._on_images(round_number, hospital, n_images),
-        )
-        if not all(math.isfinite(score.loss) for score in scores):
-            raise UpdateError("the loss is no longer a finite number; train anew with a lower training.learning_rate")
-        epochs = tuple(Epoch(loss=s.loss, accuracy=s.accuracy, seconds=s.seconds) for s in scores)
-        tensors = {name: tensor.detach() for name, tensor in self._network.state_dict().items()}
-        return Update(hospital, tensors, len(images), epochs, time.perf_counter() - started)
+    def kept(self) -> dict[str, Tensors]:
+        """By hospital id; the tensors are replaced by later rounds, never changed."""
+        return dict(self._kept)

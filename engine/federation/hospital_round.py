@@ -1,0 +1,80 @@
+"""One hospital's part of one round: take the message, train, keep what is private, send the rest."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from engine.config import Federation
+from engine.errors import UpdateError
+from engine.federation.compression import encode
+from engine.federation.named_tensors import label, of_kind
+from engine.federation.seeds import derive_seed
+from engine.federation.strategies import AnyStrategy
+from engine.federation.updates import Update, all_finite
+from engine.results.rounds import Epoch
+from engine.sections import TrainingConfig
+from engine.training.images import TrainingSet
+from engine.training.local import train_locally
+from engine.training.networks import Network, Tensors
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a hospital is asked. `sent` are the strategy's tensors of the round."""
+
+    sent: Tensors
+    round_number: int
+    hospital: str
+
+
+def train_one_round(
+    network: Network,
+    federation: Federation,
+    strategy: AnyStrategy,
+    images: TrainingSet,
+    message: Message,
+    kept: Tensors,
+    *,
+    device: torch.device,
+    on_images: Callable[[int], None],
+) -> tuple[Update, Tensors]:
+    """The update, and what the hospital keeps for its next round: "private/", "residual/" and its rule's tensors.
+
+    `kept` is what the last round left. Raises UpdateError where training left no finite numbers.
+    """
+    started = time.perf_counter()
+    load_model(network, message.sent, kept)
+    rule = strategy.local_rule(network, message.sent, kept)
+    training: TrainingConfig = federation.training
+    scores = train_locally(
+        network,
+        images,
+        federation.model,
+        training,
+        round_number=message.round_number,
+        seed=derive_seed(training.seed, message.round_number, message.hospital),
+        device=device,
+        on_images=on_images,
+        on_gradients=rule.adjust_gradients if rule else None,
+    )
+    if not all(math.isfinite(score.loss) for score in scores):
+        raise UpdateError("the loss is no longer a finite number; train anew with a lower training.learning_rate")
+    epochs = tuple(Epoch(loss=s.loss, accuracy=s.accuracy, seconds=s.seconds) for s in scores)
+    beside, own = rule.finish() if rule else ({}, {})
+    trained = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    private = {name: trained.pop(name).clone() for name in strategy.private(network)}
+    payload, residual = encode({**trained, **beside}, message.sent, of_kind("residual", kept), federation.communication)
+    after = {**own, **label("private", private), **label("residual", residual)}
+    if not all(all_finite(tensor) for tensor in after.values() if tensor.is_floating_point()):
+        # Nobody else would notice, and this hospital would carry it into every later round.
+        raise UpdateError("its private tensors are no longer finite; train anew with a lower training.learning_rate")
+    return Update(message.hospital, payload, len(images), epochs, time.perf_counter() - started), after
+
+
+def load_model(network: Network, sent: Tensors, kept: Tensors) -> None:
+    """The network as one hospital has it: the message's tensors and its own private ones."""
+    own = of_kind("private", kept)
+    network.load_state_dict({name: own[name] if name in own else sent[name] for name in network.state_dict()})
