@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine.inference.statistics import measure_statistics
 from streamlit.testing.v1 import AppTest
 
 from engine.config import EXTERNAL, Federation, load_federation
@@ -15,6 +14,7 @@ from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.images import read_image
 from engine.data.phantoms import write_phantoms
 from engine.data.scanner import apply_scanner
+from engine.data.statistics import measure_statistics
 from engine.errors import DataError
 from engine.federation.training_run import start_run, train_run
 from engine.inference.panel import read_calibration
