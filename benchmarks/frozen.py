@@ -44,7 +44,8 @@ def main(
     torch.set_flush_denormal(True)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "encoder.safetensors"
-        settings = [f"model.image_size_px={side_px}", "training.rounds=1", "training.device='cpu'"]
+        settings = ["model.architecture='resnet18'", f"model.image_size_px={side_px}", "training.rounds=1"]
+        settings += ["training.device='cpu'"]
         federation = load_federation(PROJECT / "federations" / "phantoms.toml", settings)
         fresh = build_network(federation.model, len(federation.classes), seed=0).state_dict()
         save_file({name: tensor.contiguous() for name, tensor in fresh.items()}, weights)

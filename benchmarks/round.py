@@ -87,8 +87,9 @@ def main(
     torch.set_flush_denormal(True)
     if threads:
         torch.set_num_threads(threads)
-    settings = [f"model.image_size_px={side_px}", f"training.batch_size={batch_size}", "training.rounds=1"]
-    federation = load_federation(PROJECT / "federations" / "phantoms.toml", [*settings, "training.device='cpu'"])
+    settings = ["model.architecture='resnet18'", f"model.image_size_px={side_px}", f"training.batch_size={batch_size}"]
+    settings += ["training.rounds=1", "training.device='cpu'"]
+    federation = load_federation(PROJECT / "federations" / "phantoms.toml", settings)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "phantoms"
         counts = {hospital.id: dict.fromkeys(federation.classes, images_per_class) for hospital in federation.hospital}

@@ -151,7 +151,7 @@ class ModelConfig(Section):
     federated model), or a .safetensors/.pth file. `freeze_backbone` trains the head alone, on features computed once.
     """
 
-    architecture: Literal["resnet18", "efficientnet-lite0", "compact-cnn"] = "resnet18"
+    architecture: Literal["resnet18", "efficientnet-lite0", "compact-cnn", "patch-cnn"] = "resnet18"
     weights: str = "none"
     freeze_backbone: bool = False
     image_size_px: int = Field(128, ge=32, le=1024)
@@ -162,7 +162,7 @@ class ModelConfig(Section):
     def _weights_fit(self) -> Self:
         if self.freeze_backbone and self.weights == "none":
             raise ValueError("freeze_backbone needs weights: a frozen random backbone learns nothing")
-        if self.architecture == "compact-cnn" and self.weights == "imagenet":
+        if self.architecture in ("compact-cnn", "patch-cnn") and self.weights == "imagenet":
             raise ValueError("weights = 'imagenet' exist for resnet18 and efficientnet-lite0 only")
         return self
 

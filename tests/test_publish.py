@@ -65,7 +65,7 @@ def test_the_exported_graph_computes_what_the_network_computes(
     np.testing.assert_allclose(open_model(tmp_path / "h.onnx")(images)[0], expected, atol=0.05)
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "efficientnet-lite0"])
+@pytest.mark.parametrize("architecture", ["resnet18", "efficientnet-lite0", "patch-cnn"])
 def test_a_network_exports_with_its_feature_map_and_head(
     architecture: str, tiny_data: FederationData, tmp_path: Path
 ) -> None:

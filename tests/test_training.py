@@ -279,3 +279,22 @@ def test_seeded_puts_the_generator_back() -> None:
     with seeded(5):
         torch.rand(3)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_patch_cnns_cell_sees_its_own_part_of_the_image_alone() -> None:
+    """The cell in row 2, column 3 of 6 x 6 sees 46 px around its own 16: rows 17 to 62, columns 33 to 78."""
+    network = build_network(ModelConfig(architecture="patch-cnn", image_size_px=96), 4, seed=0).eval()
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    inside, outside = torch.zeros(96, 96, dtype=torch.bool), torch.ones(96, 96, dtype=torch.bool)
+    inside[17:63, 33:79] = True
+    outside[inside] = False
+
+    def cell(pixels: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return network.feature_map(pixels)[0, :, 2, 3]
+
+    assert torch.equal(cell(torch.where(outside, 1 - image, image)), cell(image))
+    for row, column in ((17, 33), (62, 78)):
+        corner = image.clone()
+        corner[:, :, row, column] += 100
+        assert not torch.equal(cell(corner), cell(image))

@@ -14,12 +14,13 @@ from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run
 from engine.sections import ModelConfig
 from engine.training.device import seeded
 from engine.training.efficientnet import EfficientNetLite0
-from engine.training.networks import CompactCNN, Network, ResNet18, Tensors
+from engine.training.networks import CompactCNN, Network, PatchCNN, ResNet18, Tensors
 from engine.training.torchvision_import import torchvision_models
 
-ARCHITECTURES: dict[str, type[ResNet18 | CompactCNN | EfficientNetLite0]] = {
+ARCHITECTURES: dict[str, type[ResNet18 | CompactCNN | PatchCNN | EfficientNetLite0]] = {
     "resnet18": ResNet18,
     "compact-cnn": CompactCNN,
+    "patch-cnn": PatchCNN,
     "efficientnet-lite0": EfficientNetLite0,
 }
 

@@ -3,6 +3,7 @@ activation map is exact: `feature_map` gives the last map, `classify` pools it a
 """
 
 import itertools
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -87,21 +88,17 @@ class ResNet18(_resnet.ResNet, Network):  # type: ignore[misc, name-defined]
     forward = Network.forward
 
 
-class CompactCNN(Network):
-    """Four convolutions with pooling, dropout, one dense head. No BatchNorm: nothing but weights to average."""
+class _PlainCNN(Network):
+    """A stack of layers, dropout, one dense head."""
 
     head_name = "head"
 
-    def __init__(self, n_classes: int, dropout: float) -> None:
+    def __init__(self, layers: Sequence[nn.Module], width: int, n_classes: int, dropout: float) -> None:
         super().__init__()
         self.n_classes = n_classes
-        widths = (3, 32, 64, 128, 128)
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         self.backbone = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(widths[-1], n_classes)
+        self.head = nn.Linear(width, n_classes)
 
     def feature_map(self, images: Tensor) -> Tensor:
         result: Tensor = self.backbone(images)
@@ -110,6 +107,33 @@ class CompactCNN(Network):
     def classify(self, feature_map: Tensor) -> Tensor:
         logits: Tensor = self.head(self.dropout(feature_map.mean((2, 3))))
         return logits
+
+
+class CompactCNN(_PlainCNN):
+    """Four convolutions with pooling. No BatchNorm: nothing but weights to average."""
+
+    def __init__(self, n_classes: int, dropout: float) -> None:
+        widths = (3, 32, 64, 128, 128)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        super().__init__(layers, widths[-1], n_classes, dropout)
+
+
+class PatchCNN(_PlainCNN):
+    """Four convolutions with BatchNorm and pooling: a cell of the last map sees 46 x 46 pixels and nothing else.
+
+    So a heatmap's cell speaks of its own part of the image (after Brendel & Bethge, Approximating CNNs with
+    Bag-of-Local-Features Models Works Surprisingly Well on ImageNet, ICLR 2019); a ResNet18's cell sees all of it.
+    """
+
+    def __init__(self, n_classes: int, dropout: float) -> None:
+        widths = (3, 16, 32, 64, 128)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
+        super().__init__(layers, widths[-1], n_classes, dropout)
 
 
 def set_training_mode(network: Network, config: ModelConfig) -> None:
