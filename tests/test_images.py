@@ -203,11 +203,11 @@ def test_an_animated_png_is_refused_with_its_frames() -> None:
 
 
 def test_a_picture_of_400_million_pixels_is_refused_by_its_header() -> None:
-    assert "more than 50,000,000 pixels" in refusal(raw_png(20_000, 20_000, b"\0"))
+    assert "more than 20,000,000 pixels" in refusal(raw_png(20_000, 20_000, b"\0"))
 
 
 def test_a_picture_a_little_over_the_limit_is_refused_with_its_size() -> None:
-    assert refusal(raw_png(10_000, 5_001, b"\0")).startswith("is 10,000 x 5,001 px, over the limit of 50,000,000")
+    assert refusal(raw_png(10_000, 2_001, b"\0")).startswith("is 10,000 x 2,001 px, over the limit of 20,000,000")
 
 
 def test_a_long_thin_picture_within_the_limit_is_read() -> None:

@@ -15,6 +15,7 @@ from ui.viewing import without_padding
 
 NOTHING, HEATMAP, DIFFERENCE = "Image alone", "One model's heatmap", "Difference"
 LAID_PX = 512  # side at which a map is laid over the image: sharp anatomy under a smooth map
+NEAR_SIGHTED = ("patch-cnn", "compact-cnn")  # networks whose cells see 46 px of the image alone
 ROWS, COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 
 
@@ -84,6 +85,8 @@ def why_sentences(federation: Federation, reading: Reading, why: Why) -> str:
     name = federation.model_name(why.model)
     height, width = cells.shape
     coarse = f"A map has only {height} x {width} cells, so it shows a region, not an outline."
+    if federation.model.architecture not in NEAR_SIGHTED:
+        coarse += " Each cell of this network sees most of the image, so even the region is a hint, no proof."
     if why.other is not None:
         other = federation.model_name(why.other)
         return f"Evidence for {why.label}: where {name} looks and {other} does not, and the other way round. {coarse}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
-MAX_PIXELS = 50_000_000  # a 50-megapixel radiograph passes, a decompression bomb does not
+MAX_PIXELS = 20_000_000  # a mammogram passes; more would not fit beside the models on a small host
 FIT_RULE = "longest side resized to the model's side (bilinear, antialiased), centred, padded with black; v1"
 
 
@@ -106,9 +106,13 @@ def spread(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
     """low..high to 0..255, falling where low is the higher. Raises ImageError where the two are no finite numbers."""
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ImageError("holds values that are no finite numbers")
-    if high == low:
-        return np.zeros(values.shape, np.uint8)
-    return np.round((values.astype(np.float64) - low) * (255.0 / (high - low))).astype(np.uint8)
+    result = np.zeros(values.shape, np.uint8)
+    if high != low:
+        for row, part in enumerate(
+            values
+        ):  # row by row: floats of a whole radiograph would take eight times its memory
+            result[row] = np.round((part.astype(np.float64) - low) * (255.0 / (high - low)))
+    return result
 
 
 def refuse_size(width: int, height: int) -> None:
