@@ -11,7 +11,7 @@ from engine.results.metrics import ECE_BINS
 from engine.results.published import PublishedFile
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
-from engine.results.words import DISCLAIMER, SHARED_IMAGES, percent
+from engine.results.words import DISCLAIMER, SHARED_IMAGES, count, percent
 
 
 def write_card(
@@ -33,6 +33,8 @@ def write_card(
         *(["", f"Simulated: {federation.simulated}"] if federation.simulated else []),
         *(["", f"Synthetic: {federation.synthetic}"] if federation.synthetic else []),
         *(["", f"Licence of the images: {federation.licence}"] if federation.licence else []),
+        "",
+        _recipe(federation),
         "",
         "## Training images by hospital",
         "",
@@ -106,6 +108,20 @@ def _external(federation: Federation, cells: Mapping[str, Any] | None) -> list[s
         "No model was trained on these images, and nothing was chosen by them.",
         "",
     ]
+
+
+def _recipe(federation: Federation) -> str:
+    model, training = federation.model, federation.training
+    start = {"none": "random weights", "imagenet": "ImageNet weights"}.get(model.weights, model.weights)
+    frozen = ", its backbone frozen" if model.freeze_backbone else ""
+    colour = "colour" if model.colour else "grey"
+    compression = federation.communication.compression
+    sent = "" if compression == "none" else f", updates compressed by {compression}"
+    return (
+        f"Recipe: {model.architecture}{frozen} from {start}, {colour} images at {model.image_size_px} px, "
+        f"{training.rounds:,} rounds of {count(training.local_epochs, 'local epoch')}, "
+        f"aggregated by {federation.aggregation.strategy}{sent}."
+    )
 
 
 def _calibration(federation: Federation, calibration: Calibration) -> list[str]:
