@@ -128,7 +128,7 @@ class PatchCNN(_PlainCNN):
     """
 
     def __init__(self, n_classes: int, dropout: float) -> None:
-        widths = (3, 16, 32, 64, 128)
+        widths = (3, 32, 64, 128, 128)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
             convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
