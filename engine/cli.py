@@ -61,7 +61,7 @@ def main() -> None:
     except ConsiliumError as error:
         fail(str(error))
     except typer.exceptions.TyperException as error:
-        fail(f"{str(error) or 'which command?'} (see: python -m engine --help)")
+        fail(f"{error.format_message() or 'which command?'} (see: python -m engine --help)")
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except ImportError as error:

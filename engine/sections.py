@@ -146,6 +146,9 @@ class SplitConfig(Section):
         return self
 
 
+SEES_PX = {"compact-cnn": 46, "patch-cnn": 46}  # side of what one cell of the last map sees; of others about all
+
+
 class ModelConfig(Section):
     """`weights`: "none" (from scratch), "imagenet" (a download or a package), "run-NNN" (the encoder of that run's
     federated model), or a .safetensors/.pth file. `freeze_backbone` trains the head alone, on features computed once.

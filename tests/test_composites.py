@@ -144,4 +144,4 @@ def test_a_composite_says_what_it_is(phantom_version: Path, tmp_path: Path) -> N
         (tmp_path / name).write_bytes(name.encode())
     shown = [make_example(version, "glioma", number, tested=False) for number in range(3)]
     assert [example.content for example in shown] == [b"composite-1.png", b"composite-2.png", b"composite-1.png"]
-    assert shown[0].caption == "Composite, not a patient: 8 training images labelled glioma, aligned and averaged."
+    assert shown[0].caption == "Composite, not a patient: the aligned average of 8 training images labelled glioma."

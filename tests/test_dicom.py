@@ -172,7 +172,7 @@ def test_a_dicom_of_one_frame_that_says_so_is_read() -> None:
 
 def test_a_dicom_of_many_frames_is_refused_with_their_number() -> None:
     content = dicom(VALUES, NumberOfFrames=7, PixelData=VALUES.tobytes() * 7)
-    assert refusal(content) == "is a DICOM file with 7 frames; export the one to be read"
+    assert refusal(content) == "is a DICOM file with 7 frames; choose one (predict: --frame N)"
 
 
 def test_a_dicom_without_pixels_says_so() -> None:

@@ -15,7 +15,7 @@ from engine.results.words import percent
 from ui.given import Picture
 from ui.opinions import ordered, set_words, who_says_otherwise
 from ui.palette import model_order
-from ui.read_first import is_reading_first, own_label
+from ui.read_first import must_read_first, note_shown
 from ui.viewing import first_frame
 
 HIDDEN = "read it first"
@@ -25,15 +25,17 @@ BATCH = "batch"  # {version and image id: Line}, never an image
 
 @dataclass(frozen=True)
 class Line:
-    """`answer` is the leading model's class or set, `confidence` the probability of its most likely class.
-
-    `note` says why an image is refused or cannot be read.
+    """`answer` is the leading model's class or set, `first` its most likely class and `confidence` that one's
+    probability. `frame` is the one read of a file with several, from 1. `note` says why an image is refused or cannot
+    be read.
     """
 
     image: str
     outcome: Literal["read", "refused", "unreadable"]
     answer: str = ""
+    first: str = ""
     confidence: float | None = None
+    frame: int | None = None
     otherwise: str = ""
     note: str = ""
 
@@ -47,6 +49,7 @@ def line_of(federation: Federation, image: str, reading: Reading) -> Line:
         image,
         "read",
         answer=set_words(leading, len(federation.classes)),
+        first=leading.label,
         confidence=leading.probabilities[leading.label],
         otherwise=who_says_otherwise(federation, reading.opinions),
     )
@@ -68,8 +71,10 @@ def batch_table(lines: Sequence[Line], leader: str, hidden: Collection[str] = ()
             rows[line.image] = (HIDDEN, "", "")
         else:
             confidence = percent(line.confidence or 0.0).replace(">", "\\>")
-            rows[line.image] = (line.answer, confidence, line.otherwise or "nobody")
-    columns = [leader, "Confidence", "Who says otherwise, or why not read"]
+            confidence = confidence if line.answer == line.first else f"{line.first} {confidence}"
+            frame = f"frame {line.frame}: " if line.frame else ""
+            rows[line.image] = (frame + line.answer, confidence, line.otherwise or "nobody")
+    columns = [leader, "First choice", "Who says otherwise, or why not read"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("Image")
 
 
@@ -80,7 +85,9 @@ def batch_csv(lines: Sequence[Line], version: str) -> bytes:
             "image": [line.image for line in lines],
             "outcome": [line.outcome for line in lines],
             "answer": [line.answer for line in lines],
-            "confidence": ["" if line.confidence is None else f"{line.confidence:.4f}" for line in lines],
+            "first_choice": [line.first for line in lines],
+            "probability": ["" if line.confidence is None else f"{line.confidence:.6f}" for line in lines],
+            "frame": ["" if line.frame is None else line.frame for line in lines],
             "who_says_otherwise": [line.otherwise for line in lines],
             "note": [line.note for line in lines],
             "model": version,
@@ -107,8 +114,11 @@ def choose_picture(pictures: list[Picture], panel: Panel, version: PublishedVers
     unread = {
         picture.name
         for picture, line in zip(pictures, lines, strict=True)
-        if is_reading_first() and line.outcome == "read" and own_label(picture.key) is None
+        if line.outcome == "read" and must_read_first(picture.key)
     }
+    for picture, line in zip(pictures, lines, strict=True):
+        if line.outcome == "read" and picture.name not in unread:
+            note_shown(picture.key)
     leader = federation.model_name(model_order(federation, list(panel.models))[0])
     st.markdown(f"**{summary(lines)}**")
     st.table(batch_table(lines, leader, unread))
@@ -146,7 +156,8 @@ def _line(picture: Picture, panel: Panel) -> Line:
         reading = panel.read(picture.content, **first_frame(picture.content).reading_arguments())
     except ImageError as error:
         return unreadable(picture.name, error)
-    return line_of(panel.federation, picture.name, reading)
+    line = line_of(panel.federation, picture.name, reading)
+    return line if reading.frame is None else replace(line, frame=reading.frame + 1)
 
 
 def forget_lines(keys: Collection[str]) -> None:

@@ -18,7 +18,16 @@ from ui.given import Picture, next_example, take_pictures
 from ui.heatmaps import LAID_PX, Why, draw_why, lay_over, legend, why_sentences
 from ui.opinions import NOT_CALIBRATED, agreement, answer, calibrated_sentence, opinion_rows, panel_rows
 from ui.probabilities import EXPLAIN, probability_table
-from ui.read_first import agreement_with_reader, ask_reader, forget_others, is_reading_first, own_label
+from ui.read_first import (
+    TOO_LATE,
+    agreement_with_reader,
+    ask_reader,
+    forget_others,
+    is_too_late,
+    must_read_first,
+    note_shown,
+    own_label,
+)
 from ui.refusal import draw_refusal
 from ui.report_buttons import draw_report_buttons
 from ui.viewing import View, crop, draw_view, has_colours, header_of, invert, picture_url
@@ -74,7 +83,7 @@ def _draw_one(
         right.error(f"This image cannot be read ({error}). Choose another one; nothing else has changed.")
         return
     own = own_label(picture.key)
-    waits = is_reading_first() and own is None and bool(reading.opinions)
+    waits = must_read_first(picture.key) and bool(reading.opinions)
     with why_spot:
         why = None if waits else draw_why(federation, reading)
     with image_spot:
@@ -84,8 +93,14 @@ def _draw_one(
             ask_reader(federation, picture.name, picture.key)
             return
         if reading.opinions:
+            note_shown(picture.key)
+            if is_too_late(picture.key):
+                st.caption(TOO_LATE)
             _draw_opinions(reading, panel, version.manifest, own)
-        draw_report_buttons(reading, version, image_name=picture.name, insisted=insisted, own_reading=own)
+        example = picture.caption if picture.is_example else ""
+        draw_report_buttons(
+            reading, version, image_name=picture.name, insisted=insisted, own_reading=own, example=example
+        )
 
 
 def _draw_image(picture: Picture, reading: Reading, version: PublishedVersion, view: View, why: Why | None) -> None:

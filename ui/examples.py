@@ -78,8 +78,8 @@ def read_composite(version: PublishedVersion, composites: Mapping[str, Composite
         content = (version.folder / file).read_bytes()
     except OSError as error:
         raise ModelError(f"{version.folder / file}: {error.strerror or error}") from None
-    of = f"{made.n_images} training images labelled {made.label}"
-    return Example(content, f"Composite, not a patient: {of}, aligned and averaged.")
+    of = f"the aligned average of {made.n_images} training images labelled {made.label}"
+    return Example(content, f"Composite, not a patient: {of}.")
 
 
 def example_labels(federation: Federation) -> list[str]:

@@ -10,12 +10,12 @@ from engine.config import Federation
 from engine.data.images import Pixels, fit
 from engine.inference.heatmap import Map, difference_overlay, legend_colours, overlay, peak
 from engine.inference.panel import Reading
+from engine.sections import SEES_PX
 from ui.palette import model_order
 from ui.viewing import without_padding
 
 NOTHING, HEATMAP, DIFFERENCE = "Image alone", "One model's heatmap", "Difference"
 LAID_PX = 512  # side at which a map is laid over the image: sharp anatomy under a smooth map
-NEAR_SIGHTED = ("patch-cnn", "compact-cnn")  # networks whose cells see 46 px of the image alone
 ROWS, COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 
 
@@ -84,8 +84,9 @@ def why_sentences(federation: Federation, reading: Reading, why: Why) -> str:
     cells = cells_of(reading, federation, why.model, why.label)
     name = federation.model_name(why.model)
     height, width = cells.shape
+    side = federation.model.image_size_px
     coarse = f"A map has only {height} x {width} cells, so it shows a region, not an outline."
-    if federation.model.architecture not in NEAR_SIGHTED:
+    if SEES_PX.get(federation.model.architecture, side) >= side:
         coarse += " Each cell of this network sees most of the image, so even the region is a hint, no proof."
     if why.other is not None:
         other = federation.model_name(why.other)

@@ -51,11 +51,19 @@ def answer(federation: Federation, opinions: Opinions) -> str:
 
 
 def stance(opinion: Opinion, leading: Opinion) -> str:
-    """ "agrees" with the same set, whatever its order; "less sure" with more classes, "surer" with fewer of them."""
+    """ "agrees" with the same set and first choice; "less sure" with more classes, "surer" with fewer of them."""
     mine, theirs = set(opinion.prediction_set), set(leading.prediction_set)
     if mine == theirs:
-        return "agrees"
+        return "agrees" if opinion.label == leading.label else "otherwise"
     return "less sure" if mine > theirs else "surer" if mine < theirs else "otherwise"
+
+
+def said_beside(opinion: Opinion, leading: Opinion, n_classes: int) -> str:
+    """Its set, and its first choice where that is another than the leading model's and the set alone would hide it."""
+    said = set_words(opinion, n_classes)
+    return (
+        f"{said}, {opinion.label} first" if len(opinion.prediction_set) > 1 and opinion.label != leading.label else said
+    )
 
 
 def agreement(federation: Federation, opinions: Opinions, class_counts: ClassCounts) -> str:
@@ -68,7 +76,7 @@ def agreement(federation: Federation, opinions: Opinions, class_counts: ClassCou
     for model in others:
         found = stance(opinions[model], leading)
         if found != "agrees":
-            said = set_words(opinions[model], len(federation.classes))
+            said = said_beside(opinions[model], leading, len(federation.classes))
             groups.setdefault((found, said), []).append(_in_sentence(federation, model, leading, class_counts))
     sentences = []
     for (found, said), names in sorted(groups.items(), key=lambda group: list(STANCES).index(group[0][0])):
@@ -88,7 +96,7 @@ def who_says_otherwise(federation: Federation, opinions: Opinions) -> str:
     """For a table: "Phantom Valley (simulated): glioma; ..."; empty where all agree."""
     leader, *others = ordered(federation, opinions)
     return "; ".join(
-        f"{federation.model_name(model)}: {set_words(opinions[model], len(federation.classes))}"
+        f"{federation.model_name(model)}: {said_beside(opinions[model], opinions[leader], len(federation.classes))}"
         for model in others
         if stance(opinions[model], opinions[leader]) != "agrees"
     )

@@ -9,22 +9,36 @@ from engine.results.words import count, join_words
 from ui.opinions import Opinions
 
 OWN = "own_readings"  # {image key: label}, never an image
+SHOWN = "shown"  # keys of images whose opinions this session has seen
+TOO_LATE = "Reading first begins with the next image: this one's opinions were shown already."
 EXPLAIN = "Decide first, without the models. Your label stays in this session alone, and you cannot change it after."
 
 
-def is_reading_first() -> bool:
-    return bool(st.session_state.get("read_first"))
+def must_read_first(key: str) -> bool:
+    """Whether the reader's label has to come before the opinions. Too late for an image whose opinions were shown."""
+    waiting = st.session_state.get("read_first") and key not in st.session_state.get(SHOWN, ())
+    return bool(waiting) and own_label(key) is None
 
 
 def own_label(key: str) -> str | None:
-    """What the reader said about an image; None where nothing yet."""
-    return st.session_state.get(OWN, {}).get(key) if is_reading_first() else None
+    """What the reader said about an image before any opinion; None where nothing."""
+    return st.session_state.get(OWN, {}).get(key) if st.session_state.get("read_first") else None
+
+
+def note_shown(key: str) -> None:
+    """From now on a label of this image would no longer be the reader's own alone."""
+    st.session_state[SHOWN] = {*st.session_state.get(SHOWN, ()), key}
+
+
+def is_too_late(key: str) -> bool:
+    return bool(st.session_state.get("read_first")) and key in st.session_state.get(SHOWN, ()) and not own_label(key)
 
 
 def forget_others(keys: Collection[str]) -> None:
     """Labels of images that are no longer here go with them."""
     kept = {key: label for key, label in st.session_state.get(OWN, {}).items() if key in keys}
     st.session_state[OWN] = kept
+    st.session_state[SHOWN] = {key for key in st.session_state.get(SHOWN, ()) if key in keys}
 
 
 def ask_reader(federation: Federation, name: str, key: str) -> None:

@@ -8,7 +8,7 @@ from engine.config import Federation
 
 HEADING = "Refused: no opinion on this image"
 WARNING = (
-    "The gate refused this image: it is not of the kind that the models were made for. "
+    "The gate refused this image: it takes it for another kind than the models were made for. "
     "What they say about it is a guess that nobody has measured. Do not rely on it."
 )
 
@@ -16,7 +16,7 @@ WARNING = (
 def refusal_sentences(federation: Federation, reasons: Sequence[str]) -> str:
     """Markdown: the reasons as a list, then what would be read."""
     listed = "\n".join(f"- {reason}" for reason in reasons)
-    return f"{listed}\n\nThe models are made for {federation.intended_input}. An image of that kind will be read."
+    return f"{listed}\n\nThe models are made for {federation.intended_input}. The gate may err, on a few of those too."
 
 
 def draw_refusal(federation: Federation, reasons: Sequence[str], key: str) -> bool:

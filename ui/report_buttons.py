@@ -11,7 +11,13 @@ from engine.results.published import PublishedVersion
 
 
 def report_makers(
-    reading: Reading, version: PublishedVersion, *, image_name: str, insisted: bool, own_reading: str | None
+    reading: Reading,
+    version: PublishedVersion,
+    *,
+    image_name: str,
+    insisted: bool,
+    own_reading: str | None,
+    example: str = "",
 ) -> tuple[Callable[[], bytes], Callable[[], bytes]]:
     """What makes the PDF, and what makes the JSON. Neither holds the image's file, only what the models saw of it."""
 
@@ -20,7 +26,13 @@ def report_makers(
 
         made_at = datetime.datetime.now(datetime.UTC).isoformat()
         return build_report(
-            reading, version, image_name=image_name, insisted=insisted, own_reading=own_reading, made_at=made_at
+            reading,
+            version,
+            image_name=image_name,
+            insisted=insisted,
+            own_reading=own_reading,
+            example=example,
+            made_at=made_at,
         )
 
     def pdf() -> bytes:
@@ -37,9 +49,17 @@ def report_makers(
 
 
 def draw_report_buttons(
-    reading: Reading, version: PublishedVersion, *, image_name: str, insisted: bool, own_reading: str | None
+    reading: Reading,
+    version: PublishedVersion,
+    *,
+    image_name: str,
+    insisted: bool,
+    own_reading: str | None,
+    example: str = "",
 ) -> None:
-    pdf, json = report_makers(reading, version, image_name=image_name, insisted=insisted, own_reading=own_reading)
+    pdf, json = report_makers(
+        reading, version, image_name=image_name, insisted=insisted, own_reading=own_reading, example=example
+    )
     stem = f"consilium-{version.name}-{version.version}-{image_name.replace(' ', '-')}"
     with st.container(horizontal=True):
         for kind, make, mime in (("PDF", pdf, "application/pdf"), ("JSON", json, "application/json")):

@@ -32,6 +32,7 @@ from engine.errors import ImageError
 
 Values = npt.NDArray[Any]
 
+LARGEST_WINDOW = 1e9  # values beyond come from a broken or a hostile header
 MAX_INFLATED_BYTES = 4 * MAX_PIXELS
 MAX_FRAMES = 100_000
 MAX_READS = 300_000  # of a header; some 2 per element
@@ -121,14 +122,22 @@ def suggested_window(content: bytes, *, frame: int | None = None) -> Window | No
             if values.ndim == 3:
                 return None
             if "WindowCenter" in dataset:
-                return Window(*(float(np.ravel(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth")))
+                first = (float(np.ravel(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
+                return _for_a_slider(Window(*first))
             rescaled = apply_modality_lut(values, dataset)
             low, high = float(rescaled.min()), float(rescaled.max())
             if values.dtype == np.uint8 and np.array_equal(rescaled, values):
                 low, high = 0.0, 255.0
-            return Window((low + high) / 2 + 0.5, high - low + 1)  # PS3.3 C.11.2.1.2.1: from low to high exactly
+            window = Window((low + high) / 2 + 0.5, high - low + 1)  # PS3.3 C.11.2.1.2.1: from low to high exactly
+            return _for_a_slider(window)
     except ImageError:
         return None
+
+
+def _for_a_slider(window: Window) -> Window | None:
+    """None where a slider's ends would be no numbers, or one and the same."""
+    sane = max(abs(window.centre), window.width) < LARGEST_WINDOW and window.width > abs(window.centre) / LARGEST_WINDOW
+    return window if sane else None
 
 
 @contextmanager
@@ -213,6 +222,17 @@ def _set_window(dataset: pydicom.Dataset, window: Window) -> None:
         dataset.VOILUTFunction = "LINEAR_EXACT"
 
 
+def _drop_unusable_window(dataset: pydicom.Dataset) -> None:
+    """A window of no width, or out of all bounds, shows nothing: then the whole range is shown, as without one."""
+    if "WindowCenter" in dataset:
+        try:
+            window = Window(*(float(np.ravel(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth")))
+        except (ImageError, KeyError, ValueError, TypeError, IndexError):
+            window = None
+        if window is None or _for_a_slider(window) is None:
+            del dataset.WindowCenter
+
+
 def _decode(content: bytes, frame: int | None) -> tuple[pydicom.Dataset, Values]:
     """The header with this frame's own rescale and window, and its stored values (h, w), or its colours (h, w, 3)."""
     dataset = parse_header(content, _HEADER, pixels=True)
@@ -227,13 +247,14 @@ def _decode(content: bytes, frame: int | None) -> tuple[pydicom.Dataset, Values]
         )
     frames = _n_frames(dataset)
     if frame is None and frames > 1:
-        raise ImageError(f"is a DICOM file with {frames} frames; export the one to be read")
+        raise ImageError(f"is a DICOM file with {frames} frames; choose one (predict: --frame N)")
     frame = frame or 0
     refuse_frame(frame, max(1, frames))
     refuse_size(int(dataset.Columns), int(dataset.Rows))
     if dataset.BitsAllocated not in (1, 8, 16, 32) or dataset.SamplesPerPixel not in (1, 3):
         raise ImageError("is a DICOM file of a bit depth or number of colours that cannot be decoded")
     _take_frames_own(dataset, frame)
+    _drop_unusable_window(dataset)
     if syntax in _PLUGINS:
         _keep_frame(dataset, frame, frames)
         frame = 0

@@ -55,7 +55,8 @@ class Reading:
     `original` is the decoded image, uint8 (height, width, 3), `pixels` what the models saw of it, uint8 (side, side,
     channels). `reasons` say why it is refused; a
     refused reading has no opinions unless they were insisted on. `remarks` are about its quality. `maps` are class
-    activation maps, float32 (classes, height, width), of the models that gave an opinion.
+    activation maps, float32 (classes, height, width), of the models that gave an opinion. `frame` (from 0) and `window`
+    are what the reader chose of a DICOM file.
     """
 
     original: Pixels
@@ -65,6 +66,8 @@ class Reading:
     remarks: tuple[str, ...]
     opinions: dict[str, Opinion]
     maps: dict[str, npt.NDArray[np.float32]]
+    frame: int | None = None
+    window: "Window | None" = None
 
 
 class Panel:
@@ -106,7 +109,7 @@ class Panel:
             reasons = gate.reasons(scored[gate_model][1][0].mean(axis=(1, 2)), statistics)
             remarks = quality_remarks(gate, statistics, model.image_size_px)
         if reasons and not insist:
-            return Reading(original, pixels, True, reasons, remarks, opinions={}, maps={})
+            return Reading(original, pixels, True, reasons, remarks, {}, {}, frame, window)
         scored |= {key: self._scorers[key](pixels[None]) for key in self.models[1:]}
         return Reading(
             original,
@@ -116,6 +119,8 @@ class Panel:
             remarks,
             opinions={key: self._opinion(key, logits[0]) for key, (logits, _) in scored.items()},
             maps={key: class_maps(maps[0], self._scorers[key].head) for key, (_, maps) in scored.items()},
+            frame=frame,
+            window=window,
         )
 
     def logits(self, model: str, images: Sequence[Pixels]) -> Logits:

@@ -32,11 +32,13 @@ def build_report(
     image_name: str = "image 1",
     insisted: bool = False,
     own_reading: str | None = None,
+    example: str = "",
     made_at: str,
 ) -> dict[str, Any]:
     """Everything the page says, JSON-ready, by model key as in `predict --json`; federated first, pooled last.
 
     `own_reading` is the class that the reader noted before seeing any opinion, `made_at` an ISO time with its zone.
+    `example` says what the image is where the dashboard made or chose it: empty for a reader's own.
     A refused reading's opinions are left out unless `insisted`. Raises ValueError where the image's name is not
     "image N", the reader's class is none of the federation's or the time has no zone; ModelError from the version.
     """
@@ -53,6 +55,9 @@ def build_report(
         "disclaimer": DISCLAIMER,
         "made_at": _in_utc(made_at),
         "image": image_name,
+        "example": example,
+        "frame": None if reading.frame is None else reading.frame + 1,
+        "window": None if reading.window is None else {"centre": reading.window.centre, "width": reading.window.width},
         "refused": reading.refused,
         "insisted": insisted and reading.refused,
         "reasons": list(reading.reasons),

@@ -195,8 +195,10 @@ def _draw_image(page: _Page, report: dict[str, Any], reading: Reading, y: float)
     below = page.write(f"As the models saw it, {px} x {px} px", LEFT, below, side, 7, colour=GREY)
     federation, own, x = report["federation"], report["own_reading"], LEFT + side + 6
     for topic, said in (
+        ("An example", report["example"].rstrip(":")),
         ("Made for", federation["intended_input"]),
         ("Reader's own label", f"{_class(report, own)}, noted before any opinion was shown" if own else ""),
+        ("Read as", _read_as(report)),
         ("Image quality", " ".join(report["remarks"])),
         ("Simulated", federation["simulated"]),
         ("Synthetic", federation["synthetic"]),
@@ -206,6 +208,16 @@ def _draw_image(page: _Page, report: dict[str, Any], reading: Reading, y: float)
             topped = page.write(topic, x, y, 29, 8, bold=True)
             y = max(topped, page.write(said, x + 31, y, LEFT + WIDTH - x - 31, 8, most=5)) + 1.2 * page.scale
     return max(y, below) + 2 * page.scale
+
+
+def _read_as(report: dict[str, Any]) -> str:
+    """The reader's own choices of a DICOM file; empty where there were none."""
+    frame, window = report["frame"], report["window"]
+    said = [f"frame {frame:,}"] if frame else []
+    if window:
+        chosen = f"the reader's window, centre {window['centre']:g} and width {window['width']:g}"
+        said.append(f"{chosen}, which is not the one the models were trained with")
+    return "; ".join(said)
 
 
 def _draw_refusal(page: _Page, report: dict[str, Any], y: float) -> float:

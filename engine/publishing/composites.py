@@ -1,8 +1,8 @@
 """Pictures to try a version with where no patient's image may be shown: aligned averages of a class's training images.
 
 A composite averages N_IMAGES images of as many patients; where patients are unknown, of as many groups of which no two
-are so alike that they may show one patient. So it is nobody's image. It is kept only if the version's own gate takes it
-for a scan.
+are so alike that they are likely slices of one patient (a guess: nobody can check it there). It is kept only if the
+version's own gate takes it for a scan.
 """
 
 import io
