@@ -43,11 +43,12 @@ from ui.opinions import (
     calibrated_sentence,
     never_seen,
     opinion_rows,
+    said_beside,
     set_words,
     stance,
 )
 from ui.probabilities import operating_words, probability_table
-from ui.read_first import agreement_with_reader
+from ui.read_first import TOO_LATE, agreement_with_reader
 from ui.refusal import HEADING
 from ui.report_buttons import report_makers
 from ui.viewing import BURNED_IN, OWN_WINDOW, crop, first_frame, has_colours, header_sentences, invert, without_padding
@@ -260,7 +261,10 @@ def test_agreement_of_one_model_alone_claims_nothing(tiny_federation: Federation
 
 def test_stances() -> None:
     two = opinion("glioma", 0.5, ("glioma", "notumor"))
-    assert stance(opinion("notumor", 0.5, ("notumor", "glioma")), two) == "agrees"
+    assert stance(opinion("glioma", 0.5, ("notumor", "glioma")), two) == "agrees"
+    assert stance(opinion("notumor", 0.5, ("notumor", "glioma")), two) == "otherwise"
+    assert said_beside(opinion("notumor", 0.5, ("notumor", "glioma")), two, 4) == "notumor or glioma, notumor first"
+    assert said_beside(opinion("notumor"), two, 4) == "notumor"
     assert stance(opinion("glioma"), two) == "surer"
     assert stance(two, opinion("glioma")) == "less sure"
     assert stance(opinion("glioma", 0.5, ("glioma", "pituitary")), two) == "otherwise"
@@ -413,7 +417,7 @@ def test_a_batch_in_lines(tiny_federation: Federation) -> None:
     assert summary(lines) == "1 of 3 images read, 1 refused, 1 unreadable."
     table = batch_table(lines, "Federated")
     assert list(table["Federated"]) == ["pituitary or meningioma", "refused", "cannot be read"]
-    assert list(table["Confidence"]) == ["60.0%", "", ""]
+    assert list(table["First choice"]) == ["60.0%", "", ""]
     assert "Phantom Valley (simulated): glioma" in table.iloc[0, 2]
     assert table.iloc[1, 2] == "It is no scan."
     hidden = batch_table(lines, "Federated", {"image 1"})
@@ -648,6 +652,43 @@ def test_the_reader_may_go_first(made_up: Callable[..., MadeUpPanel], slice_png:
     assert list(page.session_state["own_readings"].values()) == ["glioma"]
     upload(page, other_png)
     assert page.session_state["own_readings"] == {}
+
+
+def test_a_label_after_the_opinions_is_not_the_readers_own(
+    made_up: Callable[..., MadeUpPanel], slice_png: bytes, other_png: bytes
+) -> None:
+    """A report says that the label came first; so where it cannot have, none is taken."""
+    made_up()
+    page = upload(start(), slice_png)
+    assert page.subheader[0].value == "Federated: pituitary or meningioma"
+    page.toggle(key="read_first").set_value(True).run()
+    assert TOO_LATE in words(page)
+    assert page.subheader[0].value == "Federated: pituitary or meningioma"
+    assert not [radio for radio in page.radio if radio.label == "What do you see?"]
+    upload(page, other_png)
+    assert page.subheader[0].value == "Your reading of image 1"
+    assert TOO_LATE not in words(page)
+
+
+def test_a_line_of_the_table_counts_as_shown(
+    made_up: Callable[..., MadeUpPanel], slice_png: bytes, other_png: bytes
+) -> None:
+    made_up()
+    page = upload(start(), slice_png, other_png)
+    page.toggle(key="read_first").set_value(True).run()
+    page.selectbox(key="chosen_image").set_value(1).run()
+    assert TOO_LATE in words(page)
+
+
+@pytest.mark.parametrize("window", [(1e308, 1e308), (1e17, 1), (40, 0), (40, -1)])
+def test_a_hostile_window_breaks_no_slider(made_up: Callable[..., MadeUpPanel], window: tuple[float, float]) -> None:
+    made_up()
+    values = np.linspace(0, 1000, 64).astype(np.uint16).reshape(1, 8, 8)
+    page = upload(start(), dicom(values, WindowCenter=window[0], WindowWidth=window[1]), suffix="dcm")
+    page.toggle(key="adjust").set_value(True).run()
+    assert not page.exception
+    assert not page.error
+    assert page.subheader[0].value == "Federated: pituitary or meningioma"
 
 
 def test_reports_are_offered(made_up: Callable[..., MadeUpPanel], slice_png: bytes) -> None:

@@ -184,13 +184,12 @@ def test_a_dicom_without_pixels_says_so() -> None:
     [
         dicom(VALUES, PixelData=VALUES.tobytes()[:4]),
         dicom(VALUES, PhotometricInterpretation="PALETTE COLOR"),
-        dicom(VALUES, WindowCenter=5, WindowWidth=0),
         dicom(VALUES, BitsAllocated=12),
         dicom(VALUES, syntax=JPEG2000, PixelData=encapsulate([b"nonsense"])),
         b"\0" * 128 + b"DICM" + b"nonsense" * 20,
         b"\0" * 128 + b"DICM",
     ],
-    ids=["few-pixels", "no-palette", "window-0", "12-bit-words", "not-jpeg2000", "nonsense", "magic-alone"],
+    ids=["few-pixels", "no-palette", "12-bit-words", "not-jpeg2000", "nonsense", "magic-alone"],
 )
 def test_a_damaged_dicom_says_it_is_one(content: bytes) -> None:
     assert refusal(content).startswith("is a DICOM file ")
@@ -728,3 +727,13 @@ def test_a_damaged_jpeg_ls_file_leaves_the_process_alone() -> None:
     values = np.zeros((64, 64), np.uint16)
     with contextlib.suppress(ImageError):
         read_image(dicom(values, syntax=uid.JPEGLSLossless, PixelData=encapsulate([bytes(frame)])), colour=False)
+
+
+@pytest.mark.parametrize("window", [(5, 0), (5, -3), (1e308, 1e308), (1e17, 1), (float("nan"), 2)])
+def test_a_window_that_shows_nothing_is_passed_over(window: tuple[float, float]) -> None:
+    """The whole range is shown then, and a slider starts from numbers it can bear."""
+    content = dicom(VALUES, WindowCenter=window[0], WindowWidth=window[1])
+    np.testing.assert_array_equal(read_image(content, colour=False), read_image(dicom(VALUES), colour=False))
+    own = suggested_window(content)
+    assert own == suggested_window(dicom(VALUES))
+    assert own is not None and own.centre - 2 * own.width < own.centre < own.centre + 2 * own.width

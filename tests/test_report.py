@@ -18,6 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pypdf import PdfReader
 
 from engine.config import Federation, normalise
+from engine.data.dicom import Window
 from engine.data.images import FIT_RULE
 from engine.data.phantoms import SCANNERS, draw_slice
 from engine.errors import ModelError
@@ -480,3 +481,15 @@ def test_a_published_version_gives_its_report(phantom_version: Path) -> None:
         assert reading.opinions[model].label in said
     assert "never trained on notumor" in said
     assert "Every image is drawn by a program" in said
+
+
+def test_a_report_says_what_was_chosen_of_the_file_and_what_the_image_is(phantom_version: Path) -> None:
+    version = current_version(phantom_version, "phantoms")
+    plain = build_report(make_reading(version), version, made_at=MADE_AT)
+    assert (plain["frame"], plain["window"], plain["example"]) == (None, None, "")
+    reading = replace(make_reading(version), frame=2, window=Window(40, 80))
+    report = build_report(reading, version, made_at=MADE_AT, example="Composite, not a patient: an average.")
+    assert (report["frame"], report["window"]) == (3, {"centre": 40, "width": 80})
+    text = " ".join(PdfReader(io.BytesIO(render_pdf(report, reading))).pages[0].extract_text().split())
+    assert "Composite, not a patient: an average." in text
+    assert "frame 3; the reader's window, centre 40 and width 80" in text

@@ -1,6 +1,7 @@
 """The house rules that a machine can check."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -128,3 +129,20 @@ def test_the_shim_is_needed_only_beside_a_torch_that_does_not_fit() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "1000", done.stderr
+
+
+def test_serving_leaves_nothing_on_disk_and_asks_nobody(phantom_version: Path, tmp_path: Path) -> None:
+    """ONNX Runtime's own telemetry would write into the home folder and look its collector up."""
+    program = (
+        "from pathlib import Path; from engine.inference.panel import open_panel; "
+        "from engine.results.published import current_version; "
+        f"open_panel(current_version(Path({str(phantom_version)!r}), 'phantoms'))"
+    )
+    home, scratch = tmp_path / "home", tmp_path / "scratch"
+    home.mkdir()
+    scratch.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(home), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("XDG_CACHE_HOME", None)
+    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, env=environment, check=True)
+    assert [path for folder in (home, scratch) for path in folder.rglob("*") if path.is_file()] == []

@@ -1,6 +1,6 @@
 """`card.md`: what a published version is, what it was taught with, how good it is, and what it must not be used for."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from engine.config import EXTERNAL, Federation
 from engine.inference.calibration import Calibration
 from engine.results.files import write_text
 from engine.results.metrics import ECE_BINS
-from engine.results.published import PublishedFile
+from engine.results.published import Composite, PublishedFile
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
 from engine.results.words import DISCLAIMER, SHARED_IMAGES, count, percent
@@ -21,6 +21,7 @@ def write_card(
     files: Mapping[str, PublishedFile],
     class_counts: Mapping[str, Mapping[str, int]],
     calibration: Calibration,
+    composites: Collection[Composite],
 ) -> None:
     federation = run.federation
     test = run.read_json("evaluation.json")["splits"]["test"]
@@ -71,7 +72,7 @@ def write_card(
         "",
         "## Limits",
         "",
-        *_limits(run, test),
+        *_limits(run, test, composites),
         "",
     ]
     write_text(path, "\n".join(lines))
@@ -170,7 +171,7 @@ def _score(cell: Mapping[str, Any], key: str) -> str:
     return f"{cell[key]:.3f}" + (f" ({_ends(interval)})" if interval else "")
 
 
-def _limits(run: Run, test: Mapping[str, Any]) -> list[str]:
+def _limits(run: Run, test: Mapping[str, Any], composites: Collection[Composite]) -> list[str]:
     """What the fit and the audit's own findings about the data make of the scores."""
     leading = next(iter(test.values()))[ALL]
     shared = run.read_json("evaluation.json")["shared_classes"]
@@ -182,6 +183,11 @@ def _limits(run: Run, test: Mapping[str, Any]) -> list[str]:
         "- The gate knows the training images by sums alone; what it lets pass may still be no image for these models.",
         f"- {SHARED_IMAGES}",
     ]
+    if composites:
+        limits.append(
+            f"- Its examples are composites, each the average of {min(made.n_images for made in composites)} training "
+            "images or more that are not too alike; of how many patients is not known where patients are not."
+        )
     for finding in run.read_json("audit.json")["findings"]:
         sentence = f"{finding['sentence'][:1].upper()}{finding['sentence'][1:]}."
         if finding["kind"] == "patients-unknown":

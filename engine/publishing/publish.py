@@ -135,7 +135,7 @@ def _calibrate(
     counts = training_counts(run)
     write_json(folder / CALIBRATION, calibration.model_dump(mode="json"))
     composites = _write_composites(folder, data, Panel(run.federation, scorers, calibration))
-    write_card(folder / CARD, run, name, files, counts, calibration)
+    write_card(folder / CARD, run, name, files, counts, calibration, composites.values())
     manifest = VersionManifest(
         name=name,
         version=version,
