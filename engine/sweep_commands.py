@@ -14,6 +14,7 @@ from engine.results.run_folder import artifacts_folder
 from engine.results.sweep_table import make_table
 from engine.results.sweeps import sweep_runs
 from engine.results.table_formats import FORMATS, as_csv, as_latex, as_markdown
+from engine.results.words import join_words
 from engine.sweep_grid import expand
 from engine.terminal import progress_bar, say, stepper
 
@@ -84,10 +85,8 @@ def train_sweep(
             say("Stopped. The same command goes on from here")
             raise typer.Exit(130) from None
     if failures:
-        say(*(f"failed: {failure}" for failure in failures))
-        raise RunError(
-            f"sweep {name}: {len(failures)} of its runs failed, first {failures[0]}; the same command tries them again"
-        )
+        say(*(f"failed: {run}: {why}" for run, why in failures.items()))
+        raise RunError(f"sweep {name}: {join_words(list(failures))} failed; the same command tries again")
     where = f" --artifacts {artifacts}" if artifacts else ""
     say(f"Finished sweep {name}. See it with: python -m engine table {name}{where}")
 

@@ -100,30 +100,30 @@ def run_sweep(
     on_plan: Callable[[Sequence[Job]], None] = lambda jobs: None,
     on_run: Callable[[int], None] = lambda n_done: None,
     on_training: OnTraining = lambda progress: None,
-) -> list[str]:
-    """Train what is not trained yet, one run after the other; return what went wrong, a line per run that failed.
+) -> dict[str, str]:
+    """Train what is not trained yet, one run after the other; return what went wrong, by the name of the run.
 
-    A run that fails (its loss no longer finite, say) does not keep the others from being trained.
+    A training that fails (its loss no longer finite, say) does not keep the others from being trained. Raises for what
+    is wrong before one begins: images that are not there, starting weights that cannot be had.
     """
     with _alone_with(name, artifacts):
         existing = sweep_runs(artifacts, name)
         require_one_federation(name, existing, points[0].federation)
         jobs = plan_sweep(points, existing)
         on_plan(jobs)
-        memory, features, failures = _DataMemory(read), FeatureMemory(), list[str]()
+        memory, features, failures = _DataMemory(read), FeatureMemory(), dict[str, str]()
         n_done = sum(job.is_done for job in jobs)
         on_run(n_done)
         for job in (job for job in jobs if not job.is_done):
-            run = job.run
+            data = memory.data(job.federation)
+            if job.run is None:
+                run = start_run(data, federation_file, artifacts, sweep=name, changes=job.changes)
+            else:
+                run = reopen_run(artifacts, job.run.name)
             try:
-                data = memory.data(job.federation)
-                if run is None:
-                    run = start_run(data, federation_file, artifacts, sweep=name, changes=job.changes)
-                else:
-                    run = reopen_run(artifacts, run.name)
                 train_run(run, data, on_training, features)
             except ConsiliumError as error:
-                failures.append(f"{run.name if run else ', '.join(job.changes)}: {error}")
+                failures[run.name] = str(error)
                 continue
             n_done += 1
             on_run(n_done)
