@@ -15,8 +15,7 @@ from engine.federation.sweep import Job, Point, plan_sweep, run_sweep
 from engine.results.run_folder import Progress, Run, list_runs
 from engine.results.sweeps import sweep_runs
 from engine.sweep_grid import expand, parse_grid, parse_seeds
-from tests.conftest import PROJECT, TINY
-from tests.test_cli import Command, engine  # noqa: F401  # a fixture
+from tests.conftest import PROJECT, TINY, Command
 from tests.test_training_run import Killed, weights_of
 
 FILE = PROJECT / "federations" / "phantoms.toml"
@@ -283,7 +282,7 @@ def test_a_name_is_of_one_federation_and_one_process(bench: Bench, tmp_path: Pat
 def test_the_command_trains_goes_on_and_says_so(
     engine: Command,
     phantom_root: Path,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     folders = ["--data", phantom_root, "--artifacts", tmp_path / "a"]
     short = [f"--set={setting}" for setting in SHORT]
@@ -318,7 +317,7 @@ def test_every_mistake_is_one_line_and_trains_nothing(
     engine: Command,
     tmp_path: Path,
     arguments: list[str],
-    message: str,  # noqa: F811
+    message: str,
 ) -> None:
     assert message in engine("sweep", FILE, "--artifacts", tmp_path / "a", *arguments).error
     assert list_runs(tmp_path / "a") == []

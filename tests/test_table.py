@@ -22,8 +22,7 @@ from engine.results.sweep_table import Row, SweepTable, make_table
 from engine.results.sweeps import sweep_runs
 from engine.results.table_formats import as_csv, as_latex, as_markdown
 from engine.sweep_grid import expand
-from tests.conftest import PROJECT, TINY
-from tests.test_cli import Command, engine  # noqa: F401  # a fixture
+from tests.conftest import PROJECT, TINY, Command
 
 FILE = PROJECT / "federations" / "phantoms.toml"
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -237,7 +236,7 @@ def test_the_same_model_has_no_difference_and_pairing_narrows() -> None:
 def test_what_cannot_be_a_table_is_one_line(
     engine: Command,
     swept: Path,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     def refused(*arguments: object) -> str:
         return engine("table", *arguments, "--artifacts", swept).error

@@ -65,6 +65,8 @@ def setting_of(federation: Federation, key: str) -> str:
         value = value.get(part) if isinstance(value, dict) else None
     if value is None:
         return ""
+    if isinstance(value, dict):  # a whole section, given as {method = "iid"}
+        return ", ".join(f"{name}={one}" for name, one in value.items() if one not in (None, {}))
     return value if isinstance(value, str) else json.dumps(value)
 
 
