@@ -109,7 +109,7 @@ def test_grids_and_seeds_multiply() -> None:
     ],
 )
 def test_a_grid_that_cannot_be_meant_is_refused(grids: list[str], seeds: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message.replace("'", "'")) as refused:
+    with pytest.raises(ConfigError, match=message) as refused:
         expand(grids, seeds)
     assert "\n" not in str(refused.value)
 
@@ -192,7 +192,6 @@ def test_a_sweep_that_dies_within_a_run_goes_on_to_the_same_end(
 
 def test_a_sweep_that_dies_between_runs_trains_only_the_others(bench: Bench) -> None:
     wanted = points("aggregation.strategy=fedavg|median", seeds="0,1")
-    first = {run.name: run.folder.stat().st_ino for run in bench.runs}
 
     def die(progress: Progress) -> None:
         if len(list_runs(bench.artifacts)) == 3:
