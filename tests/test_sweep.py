@@ -163,6 +163,7 @@ def test_a_sweep_is_trained_recorded_and_then_left_alone(bench: Bench) -> None:
     assert bench.runs[6].federation.aggregation.strategy == "fedadam"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", [1, 14, 30])
 def test_a_sweep_that_dies_within_a_run_goes_on_to_the_same_end(
     bench: Bench, phantom_root: Path, tmp_path: Path, batches: int
