@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from engine.config import EXTERNAL, PRESETS, Federation, load_federation, preset_overrides
+from engine.config import EXTERNAL, Federation, load_federation
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.labels import nearest_class
 from engine.data_commands import data_app
 from engine.errors import ConfigError, ConsiliumError, ImageError
 from engine.inference.panel import Panel, open_panel
+from engine.options import Arms, Artifacts, DataFolder, FederationFile, Models, Overrides, Preset, settings
 from engine.results.files import write_json
 from engine.results.published import (
     current_version,
@@ -31,26 +32,17 @@ from engine.results.published import (
 )
 from engine.results.rounds import ALL
 from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run, list_runs, now
-from engine.sections import ARMS
+from engine.sweep_commands import show_table, train_sweep
 from engine.terminal import fail, output, print_audit, print_opinions, print_scores, progress_bar, say, stepper
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Consilium's training engine."
 )
 app.add_typer(data_app, name="data")
+app.command("sweep")(train_sweep)
+app.command("table")(show_table)
 ENGINE_ONLY = {"torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock"}
 
-FederationFile = Annotated[Path, typer.Argument(metavar="FEDERATION", help="A federation file, federations/NAME.toml")]
-DataFolder = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="Images; default $CONSILIUM_DATA/NAME, else data/NAME")
-]
-Artifacts = Annotated[
-    Path | None,
-    typer.Option("--artifacts", metavar="DIR", help="Run folders; default $CONSILIUM_ARTIFACTS or artifacts/"),
-]
-Models = Annotated[
-    Path | None, typer.Option("--models", metavar="DIR", help="Published models; default $CONSILIUM_MODELS or models/")
-]
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="run-NNN, NAME (served version) or NAME@vN")]
 
 
@@ -84,22 +76,18 @@ def audit(federation_file: FederationFile, data: DataFolder = None) -> None:
 @app.command()
 def train(
     federation_file: FederationFile,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one setting")] = None,
-    arms: Annotated[str | None, typer.Option(metavar="ARM,ARM", help=f"Some of {','.join(ARMS)}")] = None,
+    overrides: Overrides = None,
+    arms: Arms = None,
     artifacts: Artifacts = None,
     resume: Annotated[str | None, typer.Option(metavar="run-NNN", help="Go on with an unfinished run")] = None,
     data: DataFolder = None,
     threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="Processor threads; default torch's")] = None,
-    preset: Annotated[str | None, typer.Option(metavar="NAME", help=f"One of {', '.join(PRESETS)}")] = None,
+    preset: Preset = None,
 ) -> None:
     """Train every arm on the same splits and budget, and write a run folder."""
     from engine.federation.training_run import reopen_run, start_run, train_run
 
-    changes = [*preset_overrides(preset), *(overrides or [])]
-    if threads is not None:
-        changes.append(f"training.threads={threads}")
-    if arms is not None:
-        changes.append(f"arms={json.dumps([arm.strip() for arm in arms.split(',') if arm.strip()])}")
+    changes = settings(overrides, arms, preset, threads)
     federation = load_federation(federation_file, changes)
     folder = artifacts_folder(artifacts)
     run = None
@@ -116,7 +104,7 @@ def train(
     require_trainable(found.audit)
     say(*(f"{finding.severity}: {finding.sentence}" for finding in found.audit.findings))
     if run is None:
-        run = start_run(found, federation_file.as_posix(), folder)
+        run = start_run(found, federation_file.as_posix(), folder, changes=changes)
     say(f"Training into {run.folder}")
     try:
         with progress_bar() as bar:

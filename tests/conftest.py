@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from engine.cli import main
 from engine.config import Federation, load_federation
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.phantoms import write_phantoms
@@ -24,6 +27,54 @@ TINY_COUNTS = {
     "hospital-b": {"glioma": 12, "meningioma": 18, "notumor": 12, "pituitary": 12},
     "hospital-c": {"glioma": 14, "meningioma": 12, "pituitary": 16},
 }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one error line of a command that a person can mend."""
+        assert self.code == 2, (self.code, self.err)
+        assert "Traceback" not in self.err
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.err
+        assert self.err.splitlines()[-1] == lines[0]
+        return lines[0].removeprefix("error: ")
+
+    @property
+    def success(self) -> str:
+        """What a command that went well printed on stdout."""
+        assert self.code == 0, (self.code, self.err)
+        assert "error:" not in self.err
+        return self.out
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Run one command in this process, in an empty folder, on a wide terminal's width."""
+    for name in ("CONSILIUM_DATA", "CONSILIUM_MODELS", "CONSILIUM_ARTIFACTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "300")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["python -m engine", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capfd.readouterr()
+        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

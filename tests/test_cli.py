@@ -6,15 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from engine.cli import ENGINE_ONLY, main
+from engine.cli import ENGINE_ONLY
 from engine.results.files import read_json
+from tests.conftest import Command, Outcome
 
 PROJECT = Path(__file__).resolve().parent.parent
 PHANTOMS = str(PROJECT / "federations" / "phantoms.toml")
@@ -43,54 +42,6 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 """
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one error line of a command that a person can mend."""
-        assert self.code == 2, (self.code, self.err)
-        assert "Traceback" not in self.err
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1, self.err
-        assert self.err.splitlines()[-1] == lines[0]
-        return lines[0].removeprefix("error: ")
-
-    @property
-    def success(self) -> str:
-        """What a command that went well printed on stdout."""
-        assert self.code == 0, (self.code, self.err)
-        assert "error:" not in self.err
-        return self.out
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Run one command in this process, in an empty folder, on a wide terminal's width."""
-    for name in ("CONSILIUM_DATA", "CONSILIUM_MODELS", "CONSILIUM_ARTIFACTS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "300")
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["python -m engine", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capfd.readouterr()
-        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(scope="session")

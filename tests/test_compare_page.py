@@ -417,7 +417,7 @@ def test_a_batch_in_lines(tiny_federation: Federation) -> None:
     assert summary(lines) == "1 of 3 images read, 1 refused, 1 unreadable."
     table = batch_table(lines, "Federated")
     assert list(table["Federated"]) == ["pituitary or meningioma", "refused", "cannot be read"]
-    assert list(table["First choice"]) == ["60.0%", "", ""]
+    assert list(table["First choice"]) == ["pituitary 60.0%", "", ""]
     assert "Phantom Valley (simulated): glioma" in table.iloc[0, 2]
     assert table.iloc[1, 2] == "It is no scan."
     hidden = batch_table(lines, "Federated", {"image 1"})
@@ -426,7 +426,8 @@ def test_a_batch_in_lines(tiny_federation: Federation) -> None:
     frame = pd.read_csv(io.BytesIO(batch_csv(lines, "phantoms@v1")))
     assert list(frame["image"]) == ["image 1", "image 2", "image 3"]
     assert list(frame["outcome"]) == ["read", "refused", "unreadable"]
-    assert frame["confidence"][0] == pytest.approx(0.6)
+    assert frame["first_choice"][0] == "pituitary"
+    assert frame["probability"][0] == pytest.approx(0.6)
 
 
 # --- examples ------------------------------------------------------------------------------------------------------

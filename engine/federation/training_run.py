@@ -16,7 +16,7 @@ from engine.errors import RunError
 from engine.federation.arms import SHOWN, ModelPlan, Sets, image_sets, plan_models
 from engine.federation.checkpoint import Checkpoint, save_tensors
 from engine.federation.environment import describe_environment
-from engine.federation.frozen import cache_features
+from engine.federation.frozen import FeatureMemory
 from engine.federation.named_tensors import label, of_kind
 from engine.federation.predictions import predict_all
 from engine.federation.progress import OnTraining, ProgressReport
@@ -44,9 +44,17 @@ from engine.training.networks import Network, Tensors
 log = logging.getLogger("consilium")
 
 
-def start_run(data: FederationData, federation_file: str, artifacts: Path) -> Run:
+def start_run(
+    data: FederationData,
+    federation_file: str,
+    artifacts: Path,
+    *,
+    sweep: str | None = None,
+    changes: Sequence[str] = (),
+) -> Run:
     """Make the run folder and write down everything that is known before training.
 
+    `changes` are the settings given beside the file, `sweep` is the sweep's name that the run belongs to.
     Raises ConfigError, and makes no folder, where the device or the starting weights are not here.
     """
     require_trainable(data.audit)
@@ -54,7 +62,13 @@ def start_run(data: FederationData, federation_file: str, artifacts: Path) -> Ru
     environment = describe_environment(federation.training)
     build_network(federation.model, len(federation.classes), federation.training.seed, artifacts)
     folder = create_run(artifacts)
-    config = RunConfig(started_at=now(), federation_file=federation_file, federation=data.federation)
+    config = RunConfig(
+        started_at=now(),
+        federation_file=federation_file,
+        federation=data.federation,
+        sweep=sweep,
+        changes=tuple(changes),
+    )
     write_json(folder / "environment.json", environment)
     write_json(folder / "audit.json", data.audit.model_dump(mode="json"))
     write_json(folder / "dataset_stats.json", data.stats_json())
@@ -74,8 +88,16 @@ def reopen_run(artifacts: Path, name: str) -> Run:
     return run
 
 
-def train_run(run: Run, data: FederationData, on_training: OnTraining = lambda progress: None) -> Run:
-    """Train every arm that is not trained yet, then write predictions, evaluation and, last, the manifest."""
+def train_run(
+    run: Run,
+    data: FederationData,
+    on_training: OnTraining = lambda progress: None,
+    features: FeatureMemory | None = None,
+) -> Run:
+    """Train every arm that is not trained yet, then write predictions, evaluation and, last, the manifest.
+
+    `features` is given by who trains several runs: a frozen backbone then sees the same images once.
+    """
     federation = data.federation
     if run.read_json("dataset_splits.json") != data.splits_json():
         raise RunError(f"{run.folder}: the images are no longer those it began with; train anew")
@@ -90,7 +112,8 @@ def train_run(run: Run, data: FederationData, on_training: OnTraining = lambda p
             if federation.model.freeze_backbone:
                 log.info("computing the features of every image, once")
                 checkpoint.backbone = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-                sets, network = cache_features(network, sets, federation, device), HeadNetwork(network)
+                memory = features or FeatureMemory()
+                sets, network = memory.features(network, sets, data, device), HeadNetwork(network)
             plans = plan_models(data, sets)
             start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
             _train_models(run, plans, federation, network, start, device, checkpoint, on_training)

@@ -7,6 +7,7 @@ Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,14 @@ CHUNK = 100
 Doubles = npt.NDArray[np.float64]
 
 
+class Estimate(NamedTuple):
+    """A score, or a difference of two, with the low and the high end of its interval; NaN where it has none."""
+
+    value: float
+    low: float
+    high: float
+
+
 def bootstrap_intervals(
     logits: Floats, labels: Integers, groups: Sequence[str], classes: Sequence[str], *, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
@@ -30,7 +39,7 @@ def bootstrap_intervals(
     """
     group_of, weights = _resample(groups, seed)
     probabilities = softmax(logits)
-    samples = _confusion_scores(probabilities, labels, group_of, weights, len(classes))
+    samples = _confusion_scores(_confusions(probabilities.argmax(axis=1), labels, group_of, weights, len(classes)))
     samples["ece"] = _ece_samples(probabilities, labels, group_of, weights)
     per_image = weights[:, group_of].astype(np.float64)
     for index, label in enumerate(classes):
@@ -47,6 +56,33 @@ def bootstrap_mean(values: Floats, groups: Sequence[str], *, seed: int = 0) -> t
     """Low and high end of the mean of one value per image."""
     group_of, weights = _resample(groups, seed)
     return _ends((weights @ np.bincount(group_of, values)) / (weights @ np.bincount(group_of)))
+
+
+def mean_score(
+    logits: Floats, labels: Integers, groups: Sequence[str], classes: Sequence[str], metric: str, *, seed: int = 0
+) -> Estimate:
+    """The mean over models of one score on the same images, and what drawing other images would make of it.
+
+    `logits` are (models, images, classes), or (images, classes) of one model; `metric` is accuracy, balanced_accuracy,
+    macro_precision, macro_recall, macro_f1 or recall/<class>. A replicate draws the same groups for every model.
+    """
+    return _estimate(_mean_samples(logits, labels, groups, classes, metric, seed))
+
+
+def paired_difference(
+    ours: Floats,
+    theirs: Floats,
+    labels: Integers,
+    groups: Sequence[str],
+    classes: Sequence[str],
+    metric: str = "macro_f1",
+    *,
+    seed: int = 0,
+) -> Estimate:
+    """`mean_score` of ours less that of theirs: a replicate draws the same groups for both, so what makes images easy
+    or hard for both does not widen the interval. The numbers of models may differ."""
+    first, second = (_mean_samples(logits, labels, groups, classes, metric, seed) for logits in (ours, theirs))
+    return _estimate(first - second)
 
 
 def ece_interval(
@@ -84,13 +120,44 @@ def _ends(samples: Doubles) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _confusion_scores(
-    probabilities: Floats, labels: Integers, group_of: Integers, weights: Integers, n_classes: int
-) -> dict[str, Doubles]:
-    predicted = probabilities.argmax(axis=1)
+def _mean_samples(
+    logits: Floats, labels: Integers, groups: Sequence[str], classes: Sequence[str], metric: str, seed: int
+) -> Doubles:
+    """Of every image once, and then of each replicate: (1 + REPLICATES,)."""
+    group_of, drawn = _resample(groups, seed)
+    weights = np.vstack([np.ones((1, drawn.shape[1]), np.int64), drawn])
+    predicted = logits.reshape(-1, *logits.shape[-2:]).argmax(axis=2)
+    matrices = [_confusions(one, labels, group_of, weights, len(classes)) for one in predicted]
+    if metric.startswith("recall/"):
+        index = list(classes).index(metric.removeprefix("recall/"))
+        samples = [_share(matrix[:, index, index], matrix[:, index].sum(axis=1)) for matrix in matrices]
+    else:
+        samples = [_confusion_scores(matrix)[metric] for matrix in matrices]
+    mean: Doubles = np.mean(samples, axis=0)
+    return mean
+
+
+def _share(hits: Doubles, support: Doubles) -> Doubles:
+    return np.divide(hits, support, out=np.full_like(hits, np.nan), where=support > 0)
+
+
+def _estimate(samples: Doubles) -> Estimate:
+    """The first is the score itself, the others are replicates."""
+    usable = samples[1:][np.isfinite(samples[1:])]
+    return Estimate(float(samples[0]), *(_ends(usable) if len(usable) else (np.nan, np.nan)))
+
+
+def _confusions(
+    predicted: Integers, labels: Integers, group_of: Integers, weights: Integers, n_classes: int
+) -> Doubles:
+    """Counts (replicates, true class, predicted class)."""
     per_group = np.zeros((weights.shape[1], n_classes, n_classes))
     np.add.at(per_group, (group_of, labels, predicted), 1)
-    matrices = np.tensordot(weights, per_group, axes=1)
+    matrices: Doubles = np.tensordot(weights, per_group, axes=1)
+    return matrices
+
+
+def _confusion_scores(matrices: Doubles) -> dict[str, Doubles]:
     hits = np.diagonal(matrices, axis1=1, axis2=2)
     support, called = matrices.sum(axis=2), matrices.sum(axis=1)
     precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)

@@ -44,13 +44,19 @@ class RunManifest(BaseModel):
 
 
 class RunConfig(BaseModel):
-    """`config.json`: the whole federation as it was trained."""
+    """`config.json`: the whole federation as it was trained.
+
+    `changes` are the settings that were given beside the file, as `--set` takes them; `sweep` names the sweep that a
+    run belongs to. Runs from before there were any have neither.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Literal[1] = 1
     started_at: str
     federation_file: str
     federation: Federation
+    sweep: str | None = None
+    changes: tuple[str, ...] = ()
 
 
 class Progress(BaseModel):
