@@ -77,12 +77,16 @@ def memory_megabytes(server: subprocess.Popen[bytes], field: str = "VmRSS") -> f
     return float("nan")
 
 
-def read_image(page: Page, image: Path) -> tuple[float, float]:
-    """Seconds from giving Compare an image to every model's row, and to the federated model's heatmap after that."""
+def open_compare(page: Page, name: str) -> None:
+    open_path(page, f"Compare?model={name}")
     understood = page.get_by_role("button", name="I understand")
     understood.click(timeout=PATIENCE_SECONDS * 1000)
     understood.wait_for(state="detached", timeout=PATIENCE_SECONDS * 1000)
     page.locator(DRAWN).wait_for(timeout=PATIENCE_SECONDS * 1000)
+
+
+def read_image(page: Page, image: Path) -> tuple[float, float]:
+    """Seconds from giving Compare an image to every model's row, all maps computed, and from there to one laid over."""
     started = time.perf_counter()
     page.locator('input[type="file"]').set_input_files(image)
     page.locator(".opinions li:has(.bar)").last.wait_for(timeout=PATIENCE_SECONDS * 1000)
@@ -92,6 +96,19 @@ def read_image(page: Page, image: Path) -> tuple[float, float]:
     page.locator(".legend").wait_for(timeout=PATIENCE_SECONDS * 1000)
     page.locator(DRAWN).wait_for(timeout=PATIENCE_SECONDS * 1000)
     return opinions, time.perf_counter() - started - opinions
+
+
+def exchange_image(page: Page, image: Path) -> float:
+    """Seconds from giving another image, the first taken away and the heatmap still chosen, to rows and map of it."""
+    page.get_by_role("button", name=f"Remove {image.name}").click()
+    page.get_by_role("heading", name="Who will answer").wait_for(timeout=PATIENCE_SECONDS * 1000)
+    page.locator(DRAWN).wait_for(timeout=PATIENCE_SECONDS * 1000)
+    started = time.perf_counter()
+    page.locator('input[type="file"]').set_input_files(image)
+    page.locator(".opinions li:has(.bar)").last.wait_for(timeout=PATIENCE_SECONDS * 1000)
+    page.locator(".legend").wait_for(timeout=PATIENCE_SECONDS * 1000)
+    page.locator(DRAWN).wait_for(timeout=PATIENCE_SECONDS * 1000)
+    return time.perf_counter() - started
 
 
 def main(
@@ -123,12 +140,15 @@ def main(
                 seen = [open_path(page, at) for _ in range(repeats)]
                 rows[f"warm {path or 'Home'}"] = _row(list(zip(seen, plain, strict=True)), memory_megabytes(server))
             readings = []
+            together = []
             for _ in range(uploads):
-                open_path(page, f"Compare?model={name}")
+                open_compare(page, name)
                 readings.append(read_image(page, image))
+                together.append(exchange_image(page, image))
             for what, seconds in (
                 ("an upload to opinions", [opinions for opinions, _ in readings]),
                 ("then to a heatmap", [heatmap for _, heatmap in readings]),
+                ("an upload to opinions and heatmap", together),
             ):
                 rows[f"{what}, median"] = _row([(one, None) for one in seconds])
                 rows[f"{what}, p95"] = _row([(statistics.quantiles(seconds, n=20)[-1], None)])

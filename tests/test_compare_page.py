@@ -585,6 +585,17 @@ def test_why_is_drawn_when_asked_for(made_up: Callable[..., MadeUpPanel], slice_
     assert (page.get("image") or page.get("imgs"))[0].proto == plain
 
 
+def test_the_next_image_is_shown_as_the_last_was(made_up: Callable[..., MadeUpPanel], slice_png: bytes) -> None:
+    made_up()
+    page = upload(start(), slice_png)
+    page.radio(key="why").set_value("One model's heatmap").run()
+    page.file_uploader(key="upload").set_value(None).run()
+    assert "most of it in the upper left" not in words(page)
+    upload(page, slice_png)
+    assert not page.exception
+    assert "most of it in the upper left" in words(page)
+
+
 def test_looking_closer_is_for_the_eyes_alone(made_up: Callable[..., MadeUpPanel], slice_png: bytes) -> None:
     panel = made_up()
     page = upload(start(), slice_png)

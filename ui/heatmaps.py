@@ -29,6 +29,12 @@ class Why:
     opacity: float
 
 
+def keep_choice() -> None:
+    """The next image is shown as the last one was: Streamlit forgets a choice where its control is not drawn."""
+    if "why" in st.session_state:
+        st.session_state["why"] = st.session_state["why"]
+
+
 def draw_why(federation: Federation, reading: Reading) -> Why | None:
     """The controls; None where the image is to stand alone."""
     models = model_order(federation, list(reading.maps))
@@ -37,6 +43,8 @@ def draw_why(federation: Federation, reading: Reading) -> Why | None:
     hospitals = [model for model in models if model.startswith("local/")]
     can_differ = "global" in models and hospitals
     kinds = [NOTHING, HEATMAP, *([DIFFERENCE] if can_differ else [])]
+    if st.session_state.get("why") not in kinds:
+        st.session_state["why"] = NOTHING
     kind = st.radio("Where a model saw evidence", kinds, key="why", horizontal=True)
     if kind == HEATMAP:
         model, other = st.selectbox("Model", models, key="why_model", format_func=federation.model_name), None
