@@ -50,8 +50,12 @@ def test_a_fitted_temperature_lowers_the_error_on_other_images() -> None:
 
 
 def test_no_images_and_flawless_ones_have_a_temperature_all_the_same() -> None:
+    """Without one error among n images a model is as sure as n images allow, however sure it was."""
     assert fit_temperature(np.zeros((0, 4)), np.zeros(0, int)) == 1
-    assert 0 < fit_temperature(10 * np.eye(4), np.arange(4)) < 1
+    for n_images, loudness in ((8, 10.0), (100, 10.0), (100, 2.0)):
+        logits = loudness * np.eye(4)[np.arange(n_images) % 4]
+        sure = softmax(logits / fit_temperature(logits, np.arange(n_images) % 4)).max(axis=1)
+        assert sure == pytest.approx(1 - 0.75 / (n_images + 2), abs=1e-3)
 
 
 def test_sets_cover_as_promised_on_images_that_did_not_fit_them() -> None:
