@@ -100,3 +100,11 @@ def test_bad_updates_are_refused_naming_hospital_and_tensor(tensors: Tensors, n_
 
 def test_a_good_update_passes() -> None:
     check_update(update({"w": torch.ones(2, 2), "n": torch.tensor(3)}, 1), like=LIKE)
+
+
+def test_a_negative_variance_is_refused() -> None:
+    """The average of such a model reads every image as NaN."""
+    like = {"bn.running_var": torch.ones(3)}
+    bad = Update("north", {"bn.running_var": torch.tensor([1.0, -0.2, 1.0])}, 10, EPOCHS, 0.1)
+    with pytest.raises(UpdateError, match=r"north.*bn.running_var is a variance and holds negative values"):
+        check_update(bad, like)

@@ -103,7 +103,6 @@ def corrected(number: int) -> FedAdamConfig:
         ("FedMedian", {}, [MedianConfig()]),
         ("FedTrimmedAvg", {"beta": 0.2}, [TrimmedMeanConfig(trim=0.2)]),
         ("Krum", {"num_malicious_clients": 1}, [KrumConfig(n_malicious=1)]),
-        ("Krum", {"num_malicious_clients": 1, "num_clients_to_keep": 3}, [KrumConfig(n_malicious=1, keep=3)]),
     ],
 )
 def test_ours_is_flowers(name: str, settings: dict[str, Any], configs: list[StrategyConfig]) -> None:

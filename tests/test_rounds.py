@@ -107,6 +107,33 @@ def test_without_validation_images_the_last_round_stands() -> None:
     assert state.best_round == 3
 
 
+class Diverging(Scripted):
+    """In round 2 the model fails on the images of `lost`."""
+
+    def __init__(self, lost: Sequence[str]) -> None:
+        super().__init__({"a": 1.0}, hits=(5, 9, 4))
+        self._lost = lost
+
+    def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply | HospitalFailure]:
+        for hospital in ("a", "b"):
+            for reply in super().validate(weights, round_number):
+                assert isinstance(reply, ValidationReply)
+                lost = round_number == 2 and hospital in self._lost
+                yield ValidationReply(hospital, float("inf") if lost else reply.loss, reply.confusion_matrix)
+
+
+def test_a_round_whose_model_fails_somewhere_is_never_the_best() -> None:
+    state, lines = train(Diverging(["b"]), rounds=3)
+    assert state.best_round == 1
+    failed = next(line for line in lines if line.round == 2 and line.hospital == "b")
+    assert failed.failure == "its validation loss is no finite number"
+
+
+def test_a_model_that_fails_everywhere_ends_the_training() -> None:
+    with pytest.raises(RunError, match=r"no model any more .*lower learning rate"):
+        train(Diverging(["a", "b"]), rounds=3)
+
+
 def test_a_round_writes_one_line_per_hospital_and_one_that_sums_up() -> None:
     _, lines = train(Scripted({"a": 1.0, "b": 3.0}, hits=(8,)))
     assert [line.hospital for line in lines] == ["a", "b", ALL]

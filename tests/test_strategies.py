@@ -1,6 +1,7 @@
 """One conformance test for every strategy, and each against a naive reference."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -278,7 +279,8 @@ def test_the_trimmed_mean_leaves_out_both_ends() -> None:
 
 def test_krum_scores_are_the_naive_ones() -> None:
     given = [update.tensors for update in updates(weights())]
-    flat = [tensors["conv.weight"].numpy().ravel().astype(np.float64) for tensors in given]
+    both = ("conv.weight", "bn.running_var")
+    flat = [np.concatenate([one[name].numpy().ravel() for name in both]).astype(np.float64) for one in given]
     expected = []
     for i, one in enumerate(flat):
         far = sorted(float(((one - other) ** 2).sum()) for j, other in enumerate(flat) if j != i)
@@ -291,7 +293,7 @@ def test_one_poisoned_hospital_moves_the_mean_and_not_the_robust(config: Strateg
     sent = weights()
     given = updates(sent)
     honest = given[:4]
-    given[4] = Update("e", {n: -5 * t if is_learned(n, t) else t for n, t in sent.items()}, 50, EPOCHS, 0.1)
+    given[4] = Update("e", {n: -5 * t if is_learned(n, t) else t for n, t in sent.items()}, 10**9, EPOCHS, 0.1)
 
     def distance(one: StrategyConfig) -> float:
         done = make_strategy(one, 5).aggregate(given, sent, {})
@@ -301,6 +303,29 @@ def test_one_poisoned_hospital_moves_the_mean_and_not_the_robust(config: Strateg
 
     assert distance(config) < 0.1, "within what the honest ones span"
     assert distance(FedAvgConfig()) > 0.5
+
+
+@pytest.mark.parametrize("config", [MedianConfig(), TrimmedMeanConfig(), KrumConfig(), KrumConfig(keep=2)])
+def test_nor_does_one_that_poisons_batchnorms_statistics_alone(config: StrategyConfig) -> None:
+    sent = weights()
+    given = updates(sent)
+    statistics = {n: t + 1e6 for n, t in sent.items() if t.is_floating_point() and not is_learned(n, t)}
+    assert statistics
+    given[4] = Update("e", {**sent, **statistics}, 50, EPOCHS, 0.1)
+    done = make_strategy(config, 5).aggregate(given, sent, {})
+    assert done is not None
+    assert all(done[0][name].abs().max() < 1e3 for name in statistics)
+
+
+def test_multi_krum_weighs_its_choice_alike() -> None:
+    """A liar among the chosen would name itself a million images."""
+    sent = weights()
+    given = [replace(update, n_images=10 ** (place + 1)) for place, update in enumerate(updates(sent))]
+    best = krum_scores([update.tensors for update in given], 1).argsort()[:3].tolist()
+    done = make_strategy(KrumConfig(n_malicious=1, keep=3), 5).aggregate(given, sent, {})
+    assert done is not None
+    expected = torch.stack([given[index].tensors["conv.weight"].double() for index in best]).mean(0)
+    torch.testing.assert_close(done[0]["conv.weight"].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_fedprox_trains_as_if_its_term_stood_in_the_loss() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.config import Federation
 from engine.data.class_folders import hash_file, scan_class_folders
 from engine.data.findings import Finding
-from engine.data.hospitals import LocalImage, label_files
+from engine.data.hospitals import LocalImage, label_files, patient_of
 from engine.data.labels import match_label, nearest_class
 from engine.errors import DataError
 from engine.results.words import count
@@ -125,7 +125,11 @@ def _read_manifest(federation: Federation, source: Source, root: Path) -> Pool:
             path=there[name].relative_to(root).as_posix(),
             label=meaning[cells[columns.label]] or "",
             sha256=hash_file(there[name]),
-            patient=(cells[columns.patient] or None) if columns.patient else None,
+            patient=(
+                (cells[columns.patient] or None)
+                if columns.patient
+                else patient_of(there[name].relative_to(root).as_posix(), federation.split.patient_pattern)
+            ),
         )
         for (_, cells), (_, name) in zip(rows, names, strict=True)
     ]

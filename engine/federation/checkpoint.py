@@ -30,7 +30,7 @@ class Checkpoint:
         append_rounds(self._run_folder / "rounds.jsonl", lines)
         if self._keep_rounds:
             save_tensors(self._run_folder / round_weights_name(model, state.round), {**self.backbone, **state.weights})
-        last, best = f"{slug(model)}-{state.round:04d}", f"{slug(model)}-{state.best_round:04d}"
+        last, best = f"{slug(model)}@{state.round:04d}", f"{slug(model)}@{state.best_round:04d}"
         if state.server or state.hospitals:
             save_tensors(self.folder / f"{last}.state.safetensors", _state_tensors(state))
         save_tensors(self.folder / f"{last}.safetensors", state.weights)
@@ -46,7 +46,7 @@ class Checkpoint:
                 "has_state": bool(state.server or state.hospitals),
             },
         )
-        for file in self.folder.glob(f"{slug(model)}-[0-9][0-9][0-9][0-9].*"):
+        for file in self.folder.glob(f"{slug(model)}@*"):
             if file.name.partition(".")[0] not in (last, best):
                 file.unlink()
 
@@ -56,7 +56,7 @@ class Checkpoint:
             return None
         try:
             pointer = read_json(self._pointer(model))
-            last, best = (f"{slug(model)}-{pointer[key]:04d}" for key in ("round", "best_round"))
+            last, best = (f"{slug(model)}@{pointer[key]:04d}" for key in ("round", "best_round"))
             has_state = pointer.get("has_state", False)
             server, hospitals = self._read_state(last, has_state)
             _, best_hospitals = self._read_state(best, has_state)

@@ -19,6 +19,7 @@ class RoundReport:
     fits: dict[str, Fit] = field(default_factory=dict)
     validations: dict[str, Validation] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    has_diverged: bool = False  # some hospital's validation loss is no finite number
 
     def add_update(self, update: Update, bytes_down: int) -> None:
         last = update.epochs[-1]
@@ -39,6 +40,7 @@ class RoundReport:
         if isinstance(reply, HospitalFailure):
             self.add_failure(reply.hospital, reply.reason)
         elif not math.isfinite(reply.loss):
+            self.has_diverged = True
             self.add_failure(reply.hospital, "its validation loss is no finite number")
         else:
             self.validations[reply.hospital] = _validation(reply.loss, reply.confusion_matrix)

@@ -92,6 +92,8 @@ def run_rounds(
         state.hospitals = transport.kept()
         for reply in transport.validate(state.weights, number):
             report.add_validation(reply)
+        if report.has_diverged and not report.validations:
+            raise diverged(report)
         state.round = number
         is_best = keep_if_best(state, report)
         seconds = time.perf_counter() - started
@@ -129,11 +131,18 @@ def too_few(report: RoundReport, needed: int) -> RunError:
     return RunError(f"{len(report.fits)} of at least {needed} hospitals returned a usable update ({reasons})")
 
 
+def diverged(report: RoundReport) -> RunError:
+    reasons = "; ".join(f"{hospital}: {reason}" for hospital, reason in report.failures.items())
+    return RunError(f"the round's model is no model any more ({reasons}); train anew with a lower learning rate")
+
+
 def keep_if_best(state: TrainingState, report: RoundReport) -> bool:
     """Keep this round's weights if they are the best by validation macro-F1 so far, ties to the lower loss.
 
-    Without validation images the last round stands.
+    Without validation images the last round stands. A round whose model fails on some hospital's images never does.
     """
+    if report.has_diverged:
+        return False
     seen = report.validation()
     if seen is not None:
         if (seen.macro_f1, -seen.loss) <= (state.best_macro_f1, -state.best_loss):

@@ -69,6 +69,8 @@ def check_update(update: Update, like: Tensors) -> None:
             )
         if tensor.is_floating_point() and not all_finite(tensor):
             raise refuse(f"tensor {name} holds NaN or infinity")
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise refuse(f"tensor {name} is a variance and holds negative values")
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -5,13 +5,13 @@ them look at BatchNorm's statistics as at weights.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from engine.aggregation_config import KrumConfig, MedianConfig, TrimmedMeanConfig
 from engine.federation.aggregation import federated_average
-from engine.federation.named_tensors import is_learned
 from engine.federation.strategies.fedavg import Config, Strategy
 from engine.federation.updates import Update, keep
 from engine.training.networks import Tensors
@@ -53,7 +53,7 @@ class TrimmedMean(_Trimmed[TrimmedMeanConfig]):
 
 class Krum(Strategy[KrumConfig]):
     """The update that lies nearest to its neighbours: the least sum of squared distances to its n - f - 2 closest,
-    over learned tensors. `keep` of more than one averages the best (Multi-Krum), by n_images.
+    over all tensors but counters. `keep` of more than one averages the best (Multi-Krum).
 
     Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent, NeurIPS 2017.
     """
@@ -64,7 +64,7 @@ class Krum(Strategy[KrumConfig]):
             return None
         scores = krum_scores([update.tensors for update in kept], self.config.n_malicious)
         best = torch.argsort(scores, stable=True)[: self.config.keep]
-        average = federated_average(kept[index] for index in best.tolist())
+        average = federated_average(replace(kept[index], n_images=1) for index in best.tolist())
         return None if average is None else (average, state)
 
 
@@ -77,7 +77,7 @@ def krum_scores(updates: list[Tensors], n_malicious: int) -> Tensor:
             distances[i, j] = distances[j, i] = sum(
                 float((tensor.double() - updates[j][name].double()).square().sum())
                 for name, tensor in updates[i].items()
-                if is_learned(name, tensor)
+                if tensor.is_floating_point()
             )
     nearest = distances.sort(dim=1).values[:, 1 : 1 + max(1, n - n_malicious - 2)]  # the first is its own zero
     return nearest.sum(dim=1)
