@@ -60,8 +60,12 @@ def write_medisync(run: Run, folder: Path) -> None:
     _require_models(run, "medisync", ["global"])
     _write_state_dict(run, "global", folder / "global_model.pth")
     write_json(folder / "model_meta.json", reference_meta(run))
-    for name in ("label_map.json", "training_history.json", "dataset_stats.json"):
+    for name in ("label_map.json", "training_history.json"):
         write_json(folder / name, run.read_json(name))
+    stats = run.read_json("dataset_stats.json")
+    for hospital in stats.values():
+        hospital.pop("class_divergence", None)  # ours, and not the reference's
+    write_json(folder / "dataset_stats.json", stats)
 
 
 def write_saved_models(run: Run, folder: Path) -> None:

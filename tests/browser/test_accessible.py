@@ -36,8 +36,10 @@ def test_no_serious_violation(
     page.locator("h1").first.wait_for(timeout=PATIENCE_MS)
     if name == "Compare":
         _read(page, draw_example(tiny_federation, "pituitary", 1).content)
+    page.wait_for_timeout(500)  # the script has begun by now
     page.locator(ENDED).wait_for(timeout=PATIENCE_MS)
-    page.wait_for_timeout(1000)  # charts draw after the script has ended
+    page.wait_for_function("() => !document.querySelector('[data-stale=true]')", timeout=PATIENCE_MS)  # pale until new
+    page.wait_for_timeout(1500)  # charts draw, and colours fade in, after the script has ended
     found = Axe().run(page, options={"runOnly": RULES}).response["violations"]
     page.close()
     serious = [
