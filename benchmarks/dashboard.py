@@ -103,8 +103,9 @@ def exchange_image(page: Page, image: Path) -> float:
     page.get_by_role("button", name=f"Remove {image.name}").click()
     page.get_by_role("heading", name="Who will answer").wait_for(timeout=PATIENCE_SECONDS * 1000)
     page.locator(DRAWN).wait_for(timeout=PATIENCE_SECONDS * 1000)
+    another = {"name": f"another{image.suffix}", "mimeType": "application/octet-stream", "buffer": image.read_bytes()}
     started = time.perf_counter()
-    page.locator('input[type="file"]').set_input_files(image)
+    page.locator('input[type="file"]').set_input_files(files=[another])
     page.locator(".opinions li:has(.bar)").last.wait_for(timeout=PATIENCE_SECONDS * 1000)
     page.locator(".legend").wait_for(timeout=PATIENCE_SECONDS * 1000)
     page.locator(DRAWN).wait_for(timeout=PATIENCE_SECONDS * 1000)

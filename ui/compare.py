@@ -15,7 +15,7 @@ from ui.batch import choose_picture, forget_lines
 from ui.consent import ask_once
 from ui.forgetting import drop_downloads, drop_stale_downloads
 from ui.given import Picture, next_example, take_pictures
-from ui.heatmaps import LAID_PX, Why, draw_why, keep_choice, lay_over, legend, why_sentences
+from ui.heatmaps import LAID_PX, Why, draw_why, lay_over, legend, why_sentences
 from ui.opinions import NOT_CALIBRATED, agreement, answer, calibrated_sentence, opinion_rows, panel_rows
 from ui.probabilities import EXPLAIN, probability_table
 from ui.read_first import (
@@ -41,7 +41,6 @@ GIVEN = "given"  # the uploader's ids of its files
 def draw_compare(panel: Panel, version: PublishedVersion) -> None:
     """A new image redraws this part alone, so a version is verified and loaded once."""
     manifest = version.manifest
-    keep_choice()
     st.markdown(f"Made for {manifest.federation.intended_input}. {PRIVACY}")
     understood = ask_once()
     left, right = st.columns([5, 7], gap="medium")

@@ -29,12 +29,6 @@ class Why:
     opacity: float
 
 
-def keep_choice() -> None:
-    """The next image is shown as the last one was: Streamlit forgets a choice where its control is not drawn."""
-    if "why" in st.session_state:
-        st.session_state["why"] = st.session_state["why"]
-
-
 def draw_why(federation: Federation, reading: Reading) -> Why | None:
     """The controls; None where the image is to stand alone."""
     models = model_order(federation, list(reading.maps))
@@ -43,9 +37,8 @@ def draw_why(federation: Federation, reading: Reading) -> Why | None:
     hospitals = [model for model in models if model.startswith("local/")]
     can_differ = "global" in models and hospitals
     kinds = [NOTHING, HEATMAP, *([DIFFERENCE] if can_differ else [])]
-    if st.session_state.get("why") not in kinds:
-        st.session_state["why"] = NOTHING
-    kind = st.radio("Where a model saw evidence", kinds, key="why", horizontal=True)
+    kind = st.radio("Where a model saw evidence", kinds, _start(kinds), key="why", horizontal=True)
+    st.session_state["why_kept"] = kind
     if kind == HEATMAP:
         model, other = st.selectbox("Model", models, key="why_model", format_func=federation.model_name), None
     elif kind == DIFFERENCE and can_differ:
@@ -55,6 +48,17 @@ def draw_why(federation: Federation, reading: Reading) -> Why | None:
         return None
     opacity = st.slider("Opacity of the colours", 0, 100, 60, 5, format="%d%%", key="why_opacity")
     return Why(reading.opinions[model].label, model, other, opacity / 100)
+
+
+def _start(kinds: list[str]) -> int:
+    """The next image is shown as the last one was: Streamlit forgets a choice where its control is not drawn.
+
+    Only a new control starts anew; a start that moved with the choice would make the control another one each time.
+    """
+    if "why" not in st.session_state:
+        st.session_state["why_start"] = st.session_state.get("why_kept", NOTHING)
+    start = st.session_state["why_start"]
+    return kinds.index(start) if start in kinds else 0
 
 
 def lay_over(pixels: Pixels, reading: Reading, federation: Federation, why: Why, longest_px: int = LAID_PX) -> Pixels:
