@@ -25,7 +25,7 @@ PAGES = ("Hospitals", "Training", "Evaluation", "Compare", "Runs")
 BARE = "import streamlit as st\nst.title('bare')\nst.dataframe({'a': [1, 2, 3]})\n"
 DRAWN = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 PORT = 8599
-PATIENCE_SECONDS = 180
+PATIENCE_SECONDS = 60
 
 
 @contextmanager
