@@ -84,7 +84,7 @@ def _figures(table: SweepTable, row: Row) -> dict[str, object]:
     reached = row.n_reached is not None and row.rounds_to_reach is None
     figures: dict[str, object] = {
         "metric": table.metric,
-        "split": table.split,
+        "scored_on": table.split,
         "mean": row.score.value,
         "low": row.score.low,
         "high": row.score.high,
