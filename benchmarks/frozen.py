@@ -2,12 +2,13 @@
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from forget import Forget
 from pairs import show, summarise, time_pairs
 from safetensors.torch import save_file
 
@@ -18,7 +19,6 @@ from engine.federation.arms import Sets, image_sets
 from engine.federation.frozen import cache_features
 from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.transports.in_process import InProcessTransport
-from engine.results.rounds import RoundLine
 from engine.training.build import build_network
 from engine.training.features import HeadNetwork
 from engine.training.images import TrainingSet
@@ -26,11 +26,6 @@ from engine.training.networks import Network
 
 PROJECT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
-
-
-class Forget:
-    def write_round(self, state: TrainingState, lines: Sequence[RoundLine]) -> None:
-        pass
 
 
 def main(

@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from forget import Forget
 from pairs import show
 
 from engine.aggregation_config import StrategyConfig
@@ -26,7 +27,6 @@ from engine.federation.transports import Transport, ValidationReply
 from engine.federation.transports.in_process import InProcessTransport
 from engine.federation.updates import HospitalFailure, Update
 from engine.results.bootstrap import mean_score
-from engine.results.rounds import RoundLine
 from engine.sections import AugmentConfig
 from engine.training.build import build_network
 from engine.training.device import choose_device
@@ -94,11 +94,6 @@ class ScaledWeights:
         return self._transport.kept()
 
 
-class Forget:
-    def write_round(self, state: TrainingState, lines: Sequence[RoundLine]) -> None:
-        pass
-
-
 def frozen_federation(file: Path, settings: Sequence[str], seed: int) -> Federation:
     """The file's federation with its backbone frozen; without starting weights of its own, ImageNet's."""
     start = []
@@ -133,7 +128,7 @@ def train(
     training = dict(sets["train"])
     if lie == "labels":
         training[liar] = FlippedLabels(training[liar], len(federation.classes))
-    rule = make_strategy(strategy, len(federation.hospital))
+    rules = Rules(make_strategy(strategy, len(federation.hospital)), federation.communication)
     transport: Transport = InProcessTransport(
         head,
         federation,
@@ -141,12 +136,12 @@ def train(
         validation_sets={hospital: images for hospital, images in sets["validation"].items() if hospital != liar},
         device=device,
         on_images=lambda *_: None,
-        strategy=rule,
+        rules=rules,
     )
     if lie == "weights":
         transport = ScaledWeights(transport, liar)
     begun = TrainingState(start, start)
-    state = run_rounds("federated", "global", federation.training, transport, begun, Forget(), Rules(rule))
+    state = run_rounds("federated", "global", federation.training, transport, begun, Forget(), rules)
     head.load_state_dict(state.best_weights)
     return np.concatenate([predict_logits(head, images, device) for images in sets["test"].values()])
 

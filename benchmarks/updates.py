@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from forget import Forget
 from pairs import show, summarise
 
 from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.transports import ValidationReply
 from engine.federation.updates import Update
-from engine.results.rounds import Epoch, RoundLine
+from engine.results.rounds import Epoch
 from engine.sections import ModelConfig, TrainingConfig
 from engine.training.build import build_network
 from engine.training.networks import Network, Tensors
@@ -46,11 +47,6 @@ class Idle:
 
     def kept(self) -> dict[str, Tensors]:
         return {}
-
-
-class Forget:
-    def write_round(self, state: TrainingState, lines: Sequence[RoundLine]) -> None:
-        pass
 
 
 def ours(network: Network, n_hospitals: int) -> None:

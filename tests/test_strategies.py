@@ -201,7 +201,7 @@ def test_private_tensors_never_travel_and_all_others_do(config: StrategyConfig, 
         validation_sets=images,
         device=CPU,
         on_images=lambda *_: None,
-        strategy=strategy,
+        rules=Rules(strategy),
         at_start=at_start,
     )
     ear = Ear(transport)

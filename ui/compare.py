@@ -29,7 +29,7 @@ from ui.read_first import (
     own_label,
 )
 from ui.refusal import draw_refusal
-from ui.report_buttons import draw_report_buttons
+from ui.report_buttons import draw_report_buttons, report_makers
 from ui.viewing import View, crop, draw_view, has_colours, header_of, invert, picture_url
 
 SHOWN_PX = 1024
@@ -98,9 +98,10 @@ def _draw_one(
                 st.caption(TOO_LATE)
             _draw_opinions(reading, panel, version.manifest, own)
         example = picture.caption if picture.is_example else ""
-        draw_report_buttons(
+        makers = report_makers(
             reading, version, image_name=picture.name, insisted=insisted, own_reading=own, example=example
         )
+        draw_report_buttons(makers, version, picture.name)
 
 
 def _draw_image(picture: Picture, reading: Reading, version: PublishedVersion, view: View, why: Why | None) -> None:

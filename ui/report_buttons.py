@@ -9,6 +9,8 @@ import streamlit as st
 from engine.inference.panel import Reading
 from engine.results.published import PublishedVersion
 
+Makers = tuple[Callable[[], bytes], Callable[[], bytes]]
+
 
 def report_makers(
     reading: Reading,
@@ -18,7 +20,7 @@ def report_makers(
     insisted: bool,
     own_reading: str | None,
     example: str = "",
-) -> tuple[Callable[[], bytes], Callable[[], bytes]]:
+) -> Makers:
     """What makes the PDF, and what makes the JSON. Neither holds the image's file, only what the models saw of it."""
 
     def build() -> dict[str, Any]:
@@ -48,18 +50,8 @@ def report_makers(
     return pdf, json
 
 
-def draw_report_buttons(
-    reading: Reading,
-    version: PublishedVersion,
-    *,
-    image_name: str,
-    insisted: bool,
-    own_reading: str | None,
-    example: str = "",
-) -> None:
-    pdf, json = report_makers(
-        reading, version, image_name=image_name, insisted=insisted, own_reading=own_reading, example=example
-    )
+def draw_report_buttons(makers: Makers, version: PublishedVersion, image_name: str) -> None:
+    pdf, json = makers
     stem = f"consilium-{version.name}-{version.version}-{image_name.replace(' ', '-')}"
     with st.container(horizontal=True):
         for kind, make, mime in (("PDF", pdf, "application/pdf"), ("JSON", json, "application/json")):

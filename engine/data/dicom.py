@@ -122,22 +122,24 @@ def suggested_window(content: bytes, *, frame: int | None = None) -> Window | No
             if values.ndim == 3:
                 return None
             if "WindowCenter" in dataset:
-                first = (float(np.ravel(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
-                return _for_a_slider(Window(*first))
+                return _first_window(dataset)
             rescaled = apply_modality_lut(values, dataset)
             low, high = float(rescaled.min()), float(rescaled.max())
             if values.dtype == np.uint8 and np.array_equal(rescaled, values):
                 low, high = 0.0, 255.0
             window = Window((low + high) / 2 + 0.5, high - low + 1)  # PS3.3 C.11.2.1.2.1: from low to high exactly
-            return _for_a_slider(window)
+            return window if _is_usable(window) else None
     except ImageError:
         return None
 
 
-def _for_a_slider(window: Window) -> Window | None:
-    """None where a slider's ends would be no numbers, or one and the same."""
-    sane = max(abs(window.centre), window.width) < LARGEST_WINDOW and window.width > abs(window.centre) / LARGEST_WINDOW
-    return window if sane else None
+def _first_window(dataset: pydicom.Dataset) -> Window:
+    return Window(*(float(np.ravel(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth")))
+
+
+def _is_usable(window: Window) -> bool:
+    """Else its ends, and a slider's, would be no numbers, or one and the same."""
+    return max(abs(window.centre), window.width) < LARGEST_WINDOW and window.width > abs(window.centre) / LARGEST_WINDOW
 
 
 @contextmanager
@@ -226,10 +228,10 @@ def _drop_unusable_window(dataset: pydicom.Dataset) -> None:
     """A window of no width, or out of all bounds, shows nothing: then the whole range is shown, as without one."""
     if "WindowCenter" in dataset:
         try:
-            window = Window(*(float(np.ravel(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth")))
-        except (ImageError, KeyError, ValueError, TypeError, IndexError):
-            window = None
-        if window is None or _for_a_slider(window) is None:
+            usable = _is_usable(_first_window(dataset))
+        except (ImageError, KeyError, ValueError, TypeError, IndexError):  # no width, none above 0, no number
+            usable = False
+        if not usable:
             del dataset.WindowCenter
 
 

@@ -11,8 +11,8 @@ from engine.config import Federation
 from engine.errors import UpdateError
 from engine.federation.compression import encode
 from engine.federation.named_tensors import label, of_kind
+from engine.federation.rounds import Rules
 from engine.federation.seeds import derive_seed
-from engine.federation.strategies import AnyStrategy
 from engine.federation.updates import Update, all_finite
 from engine.results.rounds import Epoch
 from engine.sections import TrainingConfig
@@ -33,7 +33,7 @@ class Message:
 def train_one_round(
     network: Network,
     federation: Federation,
-    strategy: AnyStrategy,
+    rules: Rules,
     images: TrainingSet,
     message: Message,
     kept: Tensors,
@@ -47,7 +47,7 @@ def train_one_round(
     """
     started = time.perf_counter()
     load_model(network, message.sent, kept)
-    rule = strategy.local_rule(network, message.sent, kept)
+    rule = rules.strategy.local_rule(network, message.sent, kept)
     training: TrainingConfig = federation.training
     scores = train_locally(
         network,
@@ -65,8 +65,8 @@ def train_one_round(
     epochs = tuple(Epoch(loss=s.loss, accuracy=s.accuracy, seconds=s.seconds) for s in scores)
     beside, own = rule.finish() if rule else ({}, {})
     trained = {name: tensor.detach() for name, tensor in network.state_dict().items()}
-    private = {name: trained.pop(name).clone() for name in strategy.private(network)}
-    payload, residual = encode({**trained, **beside}, message.sent, of_kind("residual", kept), federation.communication)
+    private = {name: trained.pop(name).clone() for name in rules.strategy.private(network)}
+    payload, residual = encode({**trained, **beside}, message.sent, of_kind("residual", kept), rules.communication)
     after = {**own, **label("private", private), **label("residual", residual)}
     if not all(all_finite(tensor) for tensor in after.values() if tensor.is_floating_point()):
         # Nobody else would notice, and this hospital would carry it into every later round.

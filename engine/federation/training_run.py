@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from engine.aggregation_config import CommunicationConfig, FedAvgConfig
 from engine.config import Federation
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, shared_classes
@@ -139,8 +138,6 @@ def _train_models(
     strategy = make_strategy(federation.aggregation, len(federation.hospital))
     private = strategy.private(network)
     shared = {name: tensor for name, tensor in start.items() if name not in private}
-    # The other arms answer what would be without a federation: its strategy and compression are not theirs.
-    plain = federation.model_copy(update={"aggregation": FedAvgConfig(), "communication": CommunicationConfig()})
     begun = {plan.model: shared if plan.arm == "federated" else start for plan in plans}
     states = {model: checkpoint.read(model) or TrainingState(weights, weights) for model, weights in begun.items()}
     drop_rounds_after(run.folder / "rounds.jsonl", {model: state.round for model, state in states.items()})
@@ -156,15 +153,16 @@ def _train_models(
         state = states[plan.model].to(device)
         log.info("%s: from round %d to %d", plan.model, state.round, federation.training.rounds)
         federated = plan.arm == "federated"
+        # The other arms answer what would be without a federation: its strategy and compression are not theirs.
         rules = Rules(strategy, federation.communication) if federated else Rules()
         transport = InProcessTransport(
             network,
-            federation if federated else plain,
+            federation,
             training_sets=plan.training_sets,
             validation_sets=plan.validation_sets,
             device=device,
             on_images=report.listener(plan.model),
-            strategy=rules.strategy,
+            rules=rules,
             kept=state.hospitals,
             at_start=label("private", {name: start[name] for name in private}) if federated else {},
         )

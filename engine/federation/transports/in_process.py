@@ -10,7 +10,7 @@ from torch.nn import functional
 from engine.config import Federation
 from engine.errors import ConsiliumError, RunError
 from engine.federation.hospital_round import Message, load_model, train_one_round
-from engine.federation.strategies import AnyStrategy, FedAvg
+from engine.federation.rounds import Rules
 from engine.federation.transports import ValidationReply
 from engine.federation.updates import HospitalFailure, Update
 from engine.results.metrics import confusion
@@ -35,7 +35,7 @@ class InProcessTransport:
         validation_sets: Mapping[str, TrainingSet],
         device: torch.device,
         on_images: OnImages,
-        strategy: AnyStrategy | None = None,
+        rules: Rules | None = None,
         kept: Mapping[str, Tensors] | None = None,
         at_start: Tensors | None = None,
     ) -> None:
@@ -46,7 +46,7 @@ class InProcessTransport:
         self._validation_sets = validation_sets
         self._device = device
         self._on_images = on_images
-        self._strategy = strategy or FedAvg()
+        self._rules = rules or Rules()
         self._kept = dict(kept or {})
         self._at_start = at_start or {}
 
@@ -57,7 +57,7 @@ class InProcessTransport:
                     reply, kept = train_one_round(
                         self._network,
                         self._federation,
-                        self._strategy,
+                        self._rules,
                         self._training_sets[hospital],
                         Message(sent, round_number, hospital),
                         self._kept.get(hospital, self._at_start),
