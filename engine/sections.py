@@ -178,6 +178,8 @@ class AugmentConfig(Section):
     shift: float = Field(0.05, ge=0, le=0.5, description="of the image side")
     scale: float = Field(0.1, ge=0, lt=1)
     intensity: float = Field(0.1, ge=0, lt=1, description="brightness and contrast, relative")
+    blur: float = Field(0.0, ge=0, le=10, description="largest standard deviation of a Gaussian, in pixels as trained")
+    noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation, of black to white")
 
 
 class TrainingConfig(Section):

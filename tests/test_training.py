@@ -298,3 +298,26 @@ def test_a_patch_cnns_cell_sees_its_own_part_of_the_image_alone() -> None:
         corner = image.clone()
         corner[:, :, row, column] += 100
         assert not torch.equal(cell(corner), cell(image))
+
+
+def test_blur_smooths_each_image_by_its_own_amount_and_leaves_flat_ones_alone() -> None:
+    still = {"flip": False, "rotation_degrees": 0, "shift": 0, "scale": 0, "intensity": 0}
+    noisy = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0)).expand(8, 3, 24, 24).contiguous()
+    blurred = augment(noisy, AugmentConfig(**still, blur=2.0), torch.Generator().manual_seed(1))
+    contrast = blurred.std(dim=(1, 2, 3))
+    assert (contrast <= noisy[0].std() + 1e-6).all()
+    assert len(contrast.unique()) == 8
+    assert blurred.mean().item() == pytest.approx(noisy.mean().item(), abs=0.01)
+    flat = torch.full((2, 1, 24, 24), 0.25)
+    assert augment(flat, AugmentConfig(**still, blur=2.0), torch.Generator()).sub(0.25).abs().max() < 1e-6
+
+
+def test_noise_keeps_grey_images_grey_and_within_range() -> None:
+    still = {"flip": False, "rotation_degrees": 0, "shift": 0, "scale": 0, "intensity": 0}
+    noisy = augment(
+        torch.full((4, 3, 16, 16), 0.9), AugmentConfig(**still, noise=0.5), torch.Generator().manual_seed(1)
+    )
+    assert torch.equal(noisy[:, 0], noisy[:, 2])
+    assert noisy.max() <= 1
+    assert noisy.min() >= 0
+    assert (noisy.std(dim=(1, 2, 3)) > 0).all()

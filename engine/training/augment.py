@@ -10,7 +10,7 @@ from engine.sections import AugmentConfig
 
 
 def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Flip, rotate, shift, scale and change the intensity of floats in 0..1 (n, channels, side, side).
+    """Flip, rotate, shift, scale, change the intensity, blur and add noise to floats in 0..1 (n, channels, side, side).
 
     `generator` lives on the CPU, so that every device draws the same.
     """
@@ -33,4 +33,22 @@ def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -
         per_image = (n, 1, 1, 1)
         images = images * contrast.to(images.device).view(per_image) + brightness.to(images.device).view(per_image)
         images = images.clamp_(0, 1)
+    if config.blur:
+        images = _blur(images, uniform(0, config.blur).to(images.device), config.blur)
+    if config.noise:
+        grey = torch.randn((n, 1, *images.shape[2:]), generator=generator).to(images.device)  # grey images stay grey
+        images = (images + uniform(0, config.noise).to(images.device).view(n, 1, 1, 1) * grey).clamp_(0, 1)
     return images
+
+
+def _blur(images: Tensor, sigmas: Tensor, largest: float) -> Tensor:
+    """Each image (n, channels, height, width) by a Gaussian of its own standard deviation (n,), rows then columns."""
+    n, channels, height, width = images.shape
+    radius = min(math.ceil(3 * largest), height - 1, width - 1)
+    places = torch.arange(-radius, radius + 1, device=images.device)
+    kernels = torch.softmax(-(places**2) / (2 * sigmas.clamp(min=1e-3) ** 2)[:, None], dim=1)
+    kernels = kernels.repeat_interleave(channels, dim=0)[:, None]
+    flat = images.reshape(1, n * channels, height, width)
+    for kernel, pad in ((kernels[:, :, None], (radius, radius, 0, 0)), (kernels[..., None], (0, 0, radius, radius))):
+        flat = functional.conv2d(functional.pad(flat, pad, mode="reflect"), kernel, groups=n * channels)
+    return flat.view(n, channels, height, width).contiguous(memory_format=torch.channels_last)
