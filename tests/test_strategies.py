@@ -387,5 +387,42 @@ def test_scaffolds_common_control_moves_by_the_share_that_answered() -> None:
     done = strategy.aggregate(updates(sent, ("a", "b")), sent, {})
     assert done is not None
     given = [update.tensors["control/conv.weight"].numpy() for update in updates(sent, ("a", "b"))]
-    mean = np.average(given, axis=0, weights=[10, 20])
-    np.testing.assert_allclose(done[1]["control/conv.weight"].numpy(), 2 / 5 * mean, rtol=1e-5)
+    np.testing.assert_allclose(done[1]["control/conv.weight"].numpy(), 2 / 5 * np.mean(given, axis=0), rtol=1e-5)
+
+
+def test_scaffolds_common_control_stays_the_plain_mean_of_all_hospitals_own(tiny_federation: Federation) -> None:
+    """Of unequal hospitals, of which each round asks some: those that never answered have a control of zero."""
+    federation = federation_of(tiny_federation, aggregation=ScaffoldConfig())
+    federation = federation.model_copy(
+        update={
+            "model": ModelConfig(architecture="compact-cnn", image_size_px=32),
+            "training": federation.training.model_copy(update={"rounds": 4, "hospital_fraction": 0.4}),
+        }
+    )
+    network = build_network(federation.model, 2, seed=0)
+    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    rules = Rules(make_strategy(federation.aggregation, len(HOSPITALS)))
+    images = {hospital: squares(4 * number, seed=number) for number, hospital in enumerate(HOSPITALS, start=1)}
+    transport = InProcessTransport(
+        network,
+        federation,
+        training_sets=images,
+        validation_sets={},
+        device=CPU,
+        on_images=lambda *_: None,
+        rules=rules,
+    )
+    n_answered = []
+
+    class Look:
+        def write_round(self, state: TrainingState, lines: object) -> None:
+            n_answered.append(len(state.hospitals))
+            for name, common in state.server.items():
+                own = [kept[name].double() for kept in state.hospitals.values()]
+                mean = torch.stack(own).sum(0) / len(HOSPITALS)
+                torch.testing.assert_close(common.double(), mean, rtol=1e-4, atol=1e-7)
+                assert common.abs().max() > 1e-4, "zero would be the mean of zeros"
+
+    run_rounds("federated", "global", federation.training, transport, TrainingState(start, start), Look(), rules)  # type: ignore[arg-type]
+    assert n_answered[0] == 2
+    assert n_answered[-1] > 2, "several samples, so that old controls count too"
