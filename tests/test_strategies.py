@@ -249,7 +249,7 @@ def test_fedavgm_is_momentum_over_the_average() -> None:
 
 def test_fedadam_is_algorithm_2_without_bias_correction() -> None:
     strategy = make_strategy(FedAdamConfig(server_learning_rate=0.1, beta_1=0.8, beta_2=0.9, tau=0.01), 5)
-    now, state, m, v = weights(), {}, np.zeros((4, 3)), np.zeros((4, 3))
+    now, state, m, v = weights(), {}, np.zeros((4, 3)), np.full((4, 3), 0.01**2)
     for _ in range(3):
         share = np.average([u.tensors["conv.weight"].numpy() for u in updates(now)], axis=0, weights=[1, 2, 3, 4, 5])
         change = share - now["conv.weight"].numpy()
