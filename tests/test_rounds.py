@@ -1,6 +1,6 @@
 """The rounds, over a transport whose hospitals do what the test says."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -40,6 +40,9 @@ class Scripted:
                 yield Update(hospital, {"w": BAD}, 10, EPOCHS, 0.1)
             else:
                 yield Update(hospital, {"w": weights["w"] + self._steps[hospital]}, 10, EPOCHS, 0.1)
+
+    def settle(self, refused: Collection[str]) -> None:
+        pass
 
     def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply | HospitalFailure]:
         if self._hits:
