@@ -85,6 +85,9 @@ def test_a_hospital_that_fails_is_reported_and_the_round_goes_on(fault: str, rea
     failed = next(line for line in lines if line.hospital == "b")
     assert failed.fit is None
     assert reason in (failed.failure or "")
+    whole = next(line for line in lines if line.hospital == ALL)
+    assert whole.fit is not None
+    assert (whole.fit.bytes_up, whole.fit.bytes_down) == (4, 4), "neither way of b's counts"
 
 
 def test_too_few_usable_updates_stop_the_run_with_the_reasons() -> None:
