@@ -4,7 +4,7 @@ Nothing of this is in the engine: the lie wraps a training set or a transport.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -86,6 +86,9 @@ class ScaledWeights:
                 yield replace(reply, tensors=scaled)
             else:
                 yield reply
+
+    def settle(self, refused: Collection[str]) -> None:
+        self._transport.settle(refused)
 
     def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply | HospitalFailure]:
         return self._transport.validate(weights, round_number)

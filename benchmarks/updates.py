@@ -5,7 +5,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -41,6 +41,9 @@ class Idle:
             self._network.load_state_dict(weights)
             tensors = {name: tensor.detach() for name, tensor in self._network.state_dict().items()}
             yield Update(hospital, tensors, 10, (Epoch(loss=1.0, accuracy=0.5, seconds=0.0),), 0.0)
+
+    def settle(self, refused: Collection[str]) -> None:
+        pass
 
     def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply]:
         yield from ()

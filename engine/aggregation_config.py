@@ -4,7 +4,7 @@
 """
 
 import math
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -109,23 +109,17 @@ def _strategy_of(value: Any) -> str:
     return str(value.get("strategy", "fedavg") if isinstance(value, dict) else getattr(value, "strategy", ""))
 
 
-AggregationConfig = Annotated[
-    Annotated[FedAvgConfig, Tag("fedavg")]
-    | Annotated[FedProxConfig, Tag("fedprox")]
-    | Annotated[FedAvgMConfig, Tag("fedavgm")]
-    | Annotated[FedAdamConfig, Tag("fedadam")]
-    | Annotated[ScaffoldConfig, Tag("scaffold")]
-    | Annotated[FedBNConfig, Tag("fedbn")]
-    | Annotated[FedPerConfig, Tag("fedper")]
-    | Annotated[MedianConfig, Tag("median")]
-    | Annotated[TrimmedMeanConfig, Tag("trimmed-mean")]
-    | Annotated[KrumConfig, Tag("krum")],
-    Discriminator(
-        _strategy_of,
-        custom_error_type="unknown_strategy",
-        custom_error_message=f"must be one of {', '.join(STRATEGIES)}",
-    ),
-]
+if TYPE_CHECKING:
+    AggregationConfig = StrategyConfig
+else:  # the union of all STRATEGIES, which no type checker could read
+    AggregationConfig = Annotated[
+        Union[tuple(Annotated[kind, Tag(name)] for name, kind in STRATEGIES.items())],  # noqa: UP007
+        Discriminator(
+            _strategy_of,
+            custom_error_type="unknown_strategy",
+            custom_error_message=f"must be one of {', '.join(STRATEGIES)}",
+        ),
+    ]
 
 
 class CommunicationConfig(Section):

@@ -1,5 +1,6 @@
 """`python -m engine sweep` and `table`: many trainings of one federation, and what came of them, side by side."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from engine.results.sweep_table import make_table
 from engine.results.sweeps import sweep_runs
 from engine.results.table_formats import FORMATS, as_csv, as_latex, as_markdown
 from engine.results.words import join_words
-from engine.sweep_grid import expand
+from engine.sweep_grid import covers, expand
 from engine.terminal import progress_bar, say, stepper
 
 SPLITS = ("test", "external")
@@ -38,13 +39,14 @@ def train_sweep(
     from engine.federation.sweep import Job, Point, run_sweep
 
     given = settings(overrides, arms)
-    keys = {change.partition("=")[0].strip() for change in given}
+    given_keys = [change.partition("=")[0].strip() for change in given]
     points = []
     for chosen in expand(grids or [], seeds):
-        if twice := [one for one in chosen if one.partition("=")[0] in keys]:
-            raise ConfigError(
-                f"--set {twice[0].partition('=')[0]}: is in the sweep's grid or seeds too; leave one away"
-            )
+        chosen_keys = [one.partition("=")[0].strip() for one in chosen]
+        if twice := [(one, key) for one, key in itertools.product(given_keys, chosen_keys) if covers(key, one)]:
+            one, key = twice[0]
+            where = "" if one == key else f" (as '{key}')"
+            raise ConfigError(f"--set {one}: is in the sweep's grid or seeds too{where}; leave one away")
         changes = (*given, *chosen)
         points.append(Point(load_federation(federation_file, changes), changes))
     name = name or re.sub(r"[^a-z0-9-]+", "-", federation_file.stem.lower()).strip("-")

@@ -23,10 +23,15 @@ def expand(grids: Sequence[str], seeds: str) -> list[Settings]:
     axes = [parse_grid(grid) for grid in grids]
     keys = [sorted({_key(setting) for alternative in axis for setting in alternative}) for axis in axes]
     for (first, own), (second, others) in itertools.combinations(zip(grids, keys, strict=True), 2):
-        for key in own:
-            if key in others:
+        for key, other in itertools.product(own, others):
+            if key == other:
                 raise ConfigError(
                     f"--grid {second}: '{key}' is in --grid {first} too; write both as alternatives of one"
+                )
+            if covers(key, other) or covers(other, key):
+                raise ConfigError(
+                    f"--grid {second}: '{other}' and '{key}' of --grid {first} set the same section, and one would "
+                    "overwrite the other; write both as alternatives of one"
                 )
     ends = [(f"training.seed={seed}",) for seed in parse_seeds(seeds)]
     return [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*axes, ends)]
@@ -69,6 +74,11 @@ def parse_seeds(text: str) -> list[int]:
     if repeated := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
         raise ConfigError(f"--seeds {text}: {repeated[0]} stands twice")
     return seeds
+
+
+def covers(key: str, other: str) -> bool:
+    """Whether setting `key` also sets `other`: the same key, or the section that it is in."""
+    return key == other or other.startswith(f"{key}.")
 
 
 def _wrong(grid: str, why: str) -> ConfigError:

@@ -38,6 +38,12 @@ def test_every_strategy_is_there_and_survives_a_runs_config(name: str, tmp_path:
     assert isinstance(make_strategy(again.aggregation, 5), KINDS[name])
 
 
+def test_no_strategy_is_forgotten() -> None:
+    table = (PROJECT / "docs" / "aggregation.md").read_text(encoding="utf-8")
+    assert KINDS.keys() == STRATEGIES.keys()
+    assert [name for name in STRATEGIES if f"\n| `{name}` |" not in table] == []
+
+
 def test_configurations_from_before_the_section_still_load() -> None:
     old = json.loads((PROJECT / "artifacts" / "run-001" / "config.json").read_text(encoding="utf-8"))["federation"]
     assert "aggregation" not in old

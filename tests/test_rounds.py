@@ -1,6 +1,6 @@
 """The rounds, over a transport whose hospitals do what the test says."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -40,6 +40,9 @@ class Scripted:
                 yield Update(hospital, {"w": BAD}, 10, EPOCHS, 0.1)
             else:
                 yield Update(hospital, {"w": weights["w"] + self._steps[hospital]}, 10, EPOCHS, 0.1)
+
+    def settle(self, refused: Collection[str]) -> None:
+        pass
 
     def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply | HospitalFailure]:
         if self._hits:
@@ -82,6 +85,9 @@ def test_a_hospital_that_fails_is_reported_and_the_round_goes_on(fault: str, rea
     failed = next(line for line in lines if line.hospital == "b")
     assert failed.fit is None
     assert reason in (failed.failure or "")
+    whole = next(line for line in lines if line.hospital == ALL)
+    assert whole.fit is not None
+    assert (whole.fit.bytes_up, whole.fit.bytes_down) == (4, 4), "neither way of b's counts"
 
 
 def test_too_few_usable_updates_stop_the_run_with_the_reasons() -> None:

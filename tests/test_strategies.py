@@ -10,9 +10,11 @@ import torch
 
 from engine.aggregation_config import (
     STRATEGIES,
+    CommunicationConfig,
     FedAdamConfig,
     FedAvgConfig,
     FedAvgMConfig,
+    FedPerConfig,
     FedProxConfig,
     KrumConfig,
     MedianConfig,
@@ -160,7 +162,7 @@ class Ear:
 
     def __init__(self, transport: InProcessTransport) -> None:
         self.inner, self.trainers, self.kept = transport, transport.trainers, transport.kept
-        self.validate = transport.validate
+        self.validate, self.settle = transport.validate, transport.settle
         self.up: set[str] = set()
         self.down: set[str] = set()
 
@@ -249,7 +251,7 @@ def test_fedavgm_is_momentum_over_the_average() -> None:
 
 def test_fedadam_is_algorithm_2_without_bias_correction() -> None:
     strategy = make_strategy(FedAdamConfig(server_learning_rate=0.1, beta_1=0.8, beta_2=0.9, tau=0.01), 5)
-    now, state, m, v = weights(), {}, np.zeros((4, 3)), np.zeros((4, 3))
+    now, state, m, v = weights(), {}, np.zeros((4, 3)), np.full((4, 3), 0.01**2)
     for _ in range(3):
         share = np.average([u.tensors["conv.weight"].numpy() for u in updates(now)], axis=0, weights=[1, 2, 3, 4, 5])
         change = share - now["conv.weight"].numpy()
@@ -387,5 +389,89 @@ def test_scaffolds_common_control_moves_by_the_share_that_answered() -> None:
     done = strategy.aggregate(updates(sent, ("a", "b")), sent, {})
     assert done is not None
     given = [update.tensors["control/conv.weight"].numpy() for update in updates(sent, ("a", "b"))]
-    mean = np.average(given, axis=0, weights=[10, 20])
-    np.testing.assert_allclose(done[1]["control/conv.weight"].numpy(), 2 / 5 * mean, rtol=1e-5)
+    np.testing.assert_allclose(done[1]["control/conv.weight"].numpy(), 2 / 5 * np.mean(given, axis=0), rtol=1e-5)
+
+
+def small(tiny: Federation, config: StrategyConfig, *, compression: str = "none", **training: object) -> tuple:
+    """A federation of a small network, and its rules."""
+    communication = CommunicationConfig(compression=compression)  # type: ignore[arg-type]
+    federation = federation_of(tiny, aggregation=config, communication=communication)
+    model = ModelConfig(architecture="compact-cnn", image_size_px=32)
+    changes = {"model": model, "training": federation.training.model_copy(update=training)}
+    return federation.model_copy(update=changes), Rules(make_strategy(config, len(HOSPITALS)), communication)
+
+
+def unequal_hospitals(federation: Federation, rules: Rules) -> tuple[InProcessTransport, TrainingState]:
+    """Hospitals of 4, 8, 12, ... images, and where the rounds begin."""
+    network = build_network(federation.model, 2, seed=0)
+    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    private = rules.strategy.private(network)
+    transport = InProcessTransport(
+        network,
+        federation,
+        training_sets={hospital: squares(4 * n, seed=n) for n, hospital in enumerate(HOSPITALS, start=1)},
+        validation_sets={},
+        device=CPU,
+        on_images=lambda *_: None,
+        rules=rules,
+        at_start=label("private", {name: start[name] for name in private}),
+    )
+    shared = {name: tensor for name, tensor in start.items() if name not in private}
+    return transport, TrainingState(shared, shared)
+
+
+def test_scaffolds_common_control_stays_the_plain_mean_of_all_hospitals_own(tiny_federation: Federation) -> None:
+    """Of unequal hospitals, of which each round asks some: those that never answered have a control of zero."""
+    federation, rules = small(tiny_federation, ScaffoldConfig(), rounds=4, hospital_fraction=0.4)
+    transport, beginning = unequal_hospitals(federation, rules)
+    n_answered = []
+
+    class Look:
+        def write_round(self, state: TrainingState, lines: object) -> None:
+            n_answered.append(len(state.hospitals))
+            for name, common in state.server.items():
+                own = [kept[name].double() for kept in state.hospitals.values()]
+                mean = torch.stack(own).sum(0) / len(HOSPITALS)
+                torch.testing.assert_close(common.double(), mean, rtol=1e-4, atol=1e-7)
+                assert common.abs().max() > 1e-4, "zero would be the mean of zeros"
+
+    run_rounds("federated", "global", federation.training, transport, beginning, Look(), rules)  # type: ignore[arg-type]
+    assert n_answered[0] == 2
+    assert n_answered[-1] > 2, "several samples, so that old controls count too"
+
+
+@pytest.mark.parametrize(
+    ("config", "compression"),
+    [(ScaffoldConfig(), "none"), (FedPerConfig(), "none"), (FedAvgConfig(), "int8")],
+    ids=["control", "private", "residual"],
+)
+def test_a_refused_hospital_keeps_what_it_kept_before(
+    config: StrategyConfig, compression: str, tiny_federation: Federation
+) -> None:
+    """Its round did not count, so its control, private part and residual may not move either."""
+    federation, rules = small(tiny_federation, config, compression=compression, rounds=3)
+    transport, beginning = unequal_hospitals(federation, rules)
+
+    class Spoiling(Ear):
+        """In round 2 the update of "b" says that it is of no images."""
+
+        def train(self, sent: Tensors, number: int, hospitals: tuple[str, ...]) -> Iterator[Update | HospitalFailure]:
+            for reply in super().train(sent, number, hospitals):
+                assert isinstance(reply, Update)
+                yield replace(reply, n_images=0) if (number, reply.hospital) == (2, "b") else reply
+
+    rounds = []
+
+    class Look:
+        def write_round(self, state: TrainingState, lines: list[RoundLine]) -> None:
+            rounds.append(state.hospitals)
+            assert [line.hospital for line in lines if line.failure] == (["b"] if state.round == 2 else [])
+
+    run_rounds("federated", "global", federation.training, Spoiling(transport), beginning, Look(), rules)  # type: ignore[arg-type]
+
+    def moved_in(number: int) -> set[str]:
+        before, after = rounds[number - 2], rounds[number - 1]
+        return {h for h in HOSPITALS if any(not torch.equal(after[h][n], tensor) for n, tensor in before[h].items())}
+
+    assert moved_in(2) == set("acde")
+    assert moved_in(3) == set("abcde")

@@ -2,12 +2,17 @@
 
 import csv
 import io
+import json
 import re
 import shutil
 import statistics
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
@@ -21,6 +26,7 @@ from engine.results.run_folder import Run
 from engine.results.sweep_table import Row, SweepTable, make_table
 from engine.results.sweeps import sweep_runs
 from engine.results.table_formats import as_csv, as_latex, as_markdown
+from engine.sections import ModelConfig
 from engine.sweep_grid import expand
 from tests.conftest import PROJECT, TINY, Command
 
@@ -83,13 +89,86 @@ def test_scores_and_gap_are_those_of_the_predictions(swept: Path) -> None:
         assert row.gap.low <= row.gap.high
 
 
-def test_rounds_bytes_and_seconds_are_those_of_the_lines(swept: Path) -> None:
+def difference(ours: list[Run], theirs: list[Run], metric: str) -> Estimate:
+    def rows_of(run: Run) -> pd.DataFrame:
+        rows = run.predictions()
+        return rows[(rows["model"] == "global") & (rows["split"] == "test")].sort_values(["hospital", "path"])
+
+    first, second = (np.stack([np.stack(list(rows_of(run)["logits"])) for run in some]) for some in (ours, theirs))
+    rows = rows_of(ours[0])
+    labels = rows["label"].map(CLASSES.index).to_numpy()
+    return paired_difference(first, second, labels, list(rows["group"]), CLASSES, metric)
+
+
+def reconfigure(run: Run, change: Callable[[dict[str, Any]], object]) -> None:
+    file = run.folder / "config.json"
+    config = json.loads(file.read_text())
+    change(config)
+    file.write_text(json.dumps(config))
+
+
+@pytest.fixture
+def apart(swept: Path, tmp_path: Path) -> Path:
+    """A copy of `swept` whose federated models answer differently in every run, which so short ones may not."""
+    folder = shutil.copytree(swept, tmp_path / "artifacts")
+    for seed, run in enumerate(sweep_runs(folder, "s")):
+        rows, generator = run.predictions(), np.random.default_rng(seed)
+        rows["logits"] = [
+            logits + generator.normal(0, 2, 4).astype(np.float32) if model == "global" else logits
+            for model, logits in zip(rows["model"], rows["logits"], strict=True)
+        ]
+        rows.to_parquet(run.folder / "predictions.parquet", index=False)
+    return folder
+
+
+def test_every_row_is_compared_with_the_first(apart: Path) -> None:
+    runs = sweep_runs(apart, "s")
+    first, second = table_of(apart, "accuracy").rows
+    assert first.versus_first is None
+    assert second.versus_first == difference(runs[1::2], runs[::2], "accuracy")
+    assert second.versus_first.value == pytest.approx(second.score.value - first.score.value)
+    assert second.versus_first.low < second.versus_first.high
+    other_seeds = make_table("s", runs[:3], "accuracy", "test").rows
+    assert [row.seeds for row in other_seeds] == [(0, 1), (0,)]
+    assert [row.versus_first for row in other_seeds] == [None, None]
+
+
+def test_where_the_data_varies_too_each_row_stands_against_the_first_on_its_own(apart: Path) -> None:
+    def deal_anew(config: dict[str, Any]) -> None:
+        config["federation"]["training"]["seed"] = 0
+        config["federation"]["split"]["seed"] = 1
+
+    runs = sweep_runs(apart, "s")
+    for run in runs[2:]:
+        reconfigure(run, deal_anew)
+    found = [row.versus_first for row in table_of(apart).rows]
+    assert found == [
+        None,
+        difference([runs[1]], [runs[0]], "macro_f1"),
+        None,
+        difference([runs[3]], [runs[2]], "macro_f1"),
+    ]
+
+
+def test_rows_on_other_images_are_not_compared(swept: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(swept, tmp_path / "artifacts")
+    one, other = sweep_runs(folder, "s")[:2]
+    reconfigure(one, lambda config: config["federation"].update(arms=["federated"]))  # no pooled model ties them
+    rows = other.predictions()
+    rows = rows.drop(index=rows.index[(rows["split"] == "test") & (rows["model"] == "global")][0])
+    rows.to_parquet(other.folder / "predictions.parquet", index=False)
+    shown = make_table("s", sweep_runs(folder, "s")[:2], "accuracy", "test").rows
+    assert [(row.versus_first, row.gap) for row in shown] == [(None, None)] * 2
+
+
+def test_rounds_bytes_and_seconds_are_those_of_the_lines(swept: Path, phantom_root: Path) -> None:
     row = table_of(swept).rows[1]
     runs = sweep_runs(swept, "s")
-    sent, seconds, reached, best = [], [], [], []
+    sent, received, seconds, reached, best = [], [], [], [], []
     for run, reference in zip(runs[1::2], runs[::2], strict=True):
         lines = [line for line in run.rounds() if line.model == "global"]
         sent.append(sum(line.fit.bytes_up for line in lines if line.hospital != "all" and line.fit))
+        received.append(sum(line.fit.bytes_down for line in lines if line.hospital != "all" and line.fit))
         whole = [line for line in lines if line.hospital == "all"]
         seconds.append(sum(line.seconds or 0 for line in whole))
         scores = [line.validation.macro_f1 for line in whole if line.validation]
@@ -106,6 +185,10 @@ def test_rounds_bytes_and_seconds_are_those_of_the_lines(swept: Path) -> None:
     assert row.bytes_up == statistics.fmean(sent)
     assert row.bytes_up == sum(h["bytes_up"] for h in runs[1].read_json("communication.json")["hospitals"].values())
     assert row.bytes_up_per_round == row.bytes_up / 3
+    assert row.bytes_down == statistics.fmean(received)
+    assert row.bytes_down_per_round == row.bytes_down / 3
+    images = {one["path"] for one in runs[1].read_json("dataset_splits.json")["images"] if one["split"] == "train"}
+    assert row.pooling_once_bytes == sum((phantom_root / path).stat().st_size for path in images)
     assert row.seconds == pytest.approx(statistics.fmean(seconds))
     assert row.best_round == statistics.fmean(best)
     assert row.rounds == 3
@@ -157,6 +240,8 @@ def test_formats_parse(swept: Path) -> None:
     assert float(rows[0]["mean"]) == table.rows[0].score.value
     assert table.rows[0].gap is not None
     assert float(rows[0]["gap_low"]) == table.rows[0].gap.low
+    assert table.rows[1].versus_first is not None
+    assert (rows[0]["vs_first"], float(rows[1]["vs_first"])) == ("", table.rows[1].versus_first.value)
     assert rows[0]["seeds"] == "0 1"
     assert int(rows[0]["n_images"]) == table.rows[0].n_images
     markdown = as_markdown(table)
@@ -178,9 +263,12 @@ def test_formats_parse(swept: Path) -> None:
 def a_row(**changes: object) -> Row:
     values: dict[str, object] = {
         "settings": {"a|b_c": "50% & $x^2~\\{#}|"}, "seeds": (0, 1, 2), "n_images": 421, "n_groups": 40,
-        "score": Estimate(0.9, 0.85, 0.95), "spread": 0.01, "pooled": 0.95, "gap": Estimate(-0.05, -0.08, 0.01),
+        "score": Estimate(0.9, 0.85, 0.95), "spread": 0.01,
+        "versus_first": Estimate(0.02, -0.01, 0.05), "pooled": 0.95, "gap": Estimate(-0.05, -0.08, 0.01),
         "worst_hospital": "North", "worst_score": 0.8, "rounds": 10, "best_round": 7.5, "bytes_up_per_round": 51_200.0,
-        "bytes_up": 5.12e6, "seconds": 12.34, "n_reached": 2, "rounds_to_reach": 4.5, "seconds_to_reach": 6.0,
+        "bytes_down_per_round": 2e6, "bytes_up": 5.12e6, "bytes_down": 2e8,
+        "pooling_once_bytes": 31_400_000, "seconds": 12.34, "n_reached": 2, "rounds_to_reach": 4.5,
+        "seconds_to_reach": 6.0,
     }  # fmt: skip
     return Row(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -190,8 +278,8 @@ def test_cells_as_people_read_them_and_escapes(tiny_data: FederationData) -> Non
     table = SweepTable("s", tiny_data.federation, "macro_f1", "test", ("a|b_c",), (), (), rows)
     markdown = as_markdown(table).splitlines()
     cells = [
-        "90.0% (85.0-95.0)", "1.0", "3", "421", "95.0%", "-5.0 (-8.0 to +1.0)", "80.0% (North)", "7.5 of 10",
-        "51.2 kB", "5.1 MB", "12.3", "round 4.5, 6.0 s (2 of 3 seeds)",
+        "90.0% (85.0-95.0)", "1.0", "+2.0 (-1.0 to +5.0)", "3", "421", "95.0%", "-5.0 (-8.0 to +1.0)", "80.0% (North)",
+        "7.5 of 10", "51.2 kB / 2.0 MB", "5.1 MB / 200.0 MB", "31.4 MB", "12.3", "round 4.5, 6.0 s (2 of 3 seeds)",
     ]  # fmt: skip
     assert markdown[2] == "| 50% & $x^2~\\\\{#}\\| | " + " | ".join(cells) + " |"
     assert markdown[3].endswith("| not reached |")
@@ -201,6 +289,13 @@ def test_cells_as_people_read_them_and_escapes(tiny_data: FederationData) -> Non
     figures = list(csv.DictReader(io.StringIO(as_csv(table))))
     assert (figures[0]["rounds_to_99"], figures[1]["rounds_to_99"]) == ("4.5", "not reached")
     assert figures[0]["a|b_c"] == "50% & $x^2~\\{#}|"
+    assert "backbone" not in as_markdown(table)
+    federation = tiny_data.federation.model_copy(
+        update={"model": ModelConfig(freeze_backbone=True, weights="imagenet")}
+    )
+    assert "validation included, a frozen backbone's features not." in as_markdown(
+        replace(table, federation=federation)
+    )
 
 
 def test_paired_difference_draws_the_same_groups_for_both(monkeypatch: pytest.MonkeyPatch) -> None:

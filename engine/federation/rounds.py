@@ -89,6 +89,7 @@ def run_rounds(
         if aggregated is None or len(report.fits) < needed:
             raise too_few(report, needed)
         state.weights, state.server = aggregated
+        transport.settle(refused=report.failures.keys())
         state.hospitals = transport.kept()
         for reply in transport.validate(state.weights, number):
             report.add_validation(reply)

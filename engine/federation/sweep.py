@@ -5,6 +5,7 @@ pooled arm do not depend on strategy and compression, so runs that differ in the
 """
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Job:
 
 
 def plan_sweep(points: Sequence[Point], existing: Sequence[Run]) -> list[Job]:
-    """What it takes to have every point trained, and each reference arm once for all points that may share it.
+    """What it takes to have every point trained once, and each reference arm once for all points that may share it.
 
     Points that share references stand together, and those on the same images follow one another.
     """
@@ -76,10 +77,25 @@ def _plan_group(group: Sequence[Point], existing: Sequence[Run]) -> list[Job]:
     for point in group:
         if "federated" in wanted and (run_key(point.federation), "federated") not in trained:
             jobs.append(_job(point, [arm for arm in wanted if arm == "federated" or arm in missing]))
+            trained.add((run_key(point.federation), "federated"))  # 0.1 and 0.10 are one point
             missing = []
     if missing:  # every point is there, and the arms to compare it with were asked for later
         jobs.append(_job(group[0], missing))
     return jobs
+
+
+def _lost_references(failed: Job, jobs: Sequence[Job]) -> list[Job]:
+    """A run of their own for the reference arms that went down with a federated one and that no other run has.
+
+    Not the next run's arms: where it is a reference that fails, it would take run after run with it.
+    """
+    key = reference_key(failed.federation)
+    others = [job for job in jobs if job is not failed and reference_key(job.federation) == key]
+    lost = [arm for arm in failed.federation.arms if not any(arm in job.federation.arms for job in others)]
+    if "federated" not in failed.federation.arms or set(lost) <= {"federated"}:
+        return []
+    point = Point(failed.federation, failed.changes)
+    return [_job(point, [arm for arm in lost if arm != "federated"])]
 
 
 def _job(point: Point, arms: Sequence[Arm]) -> Job:
@@ -103,8 +119,9 @@ def run_sweep(
 ) -> dict[str, str]:
     """Train what is not trained yet, one run after the other; return what went wrong, by the name of the run.
 
-    A training that fails (its loss no longer finite, say) does not keep the others from being trained. Raises for what
-    is wrong before one begins: images that are not there, starting weights that cannot be had.
+    A training that fails (its loss no longer finite, say) does not keep the others from being trained; reference arms
+    that were to be trained with it get a run of their own. Raises for what is wrong before one begins: images that are
+    not there, starting weights that cannot be had.
     """
     with _alone_with(name, artifacts):
         existing = sweep_runs(artifacts, name)
@@ -114,7 +131,9 @@ def run_sweep(
         memory, features, failures = _DataMemory(read), FeatureMemory(), dict[str, str]()
         n_done = sum(job.is_done for job in jobs)
         on_run(n_done)
-        for job in (job for job in jobs if not job.is_done):
+        waiting = deque(job for job in jobs if not job.is_done)
+        while waiting:
+            job = waiting.popleft()
             data = memory.data(job.federation)
             if job.run is None:
                 run = start_run(data, federation_file, artifacts, sweep=name, changes=job.changes)
@@ -124,6 +143,9 @@ def run_sweep(
                 train_run(run, data, on_training, features)
             except ConsiliumError as error:
                 failures[run.name] = str(error)
+                again = _lost_references(job, jobs)
+                waiting.extendleft(again)  # next, while its images are in memory
+                jobs += again
                 continue
             n_done += 1
             on_run(n_done)

@@ -13,9 +13,9 @@ import pandas as pd
 from engine.config import Federation
 from engine.errors import ConfigError, RunError
 from engine.results.bootstrap import Estimate, mean_score, paired_difference
-from engine.results.rounds import ALL, RoundLine, best_round, summaries
+from engine.results.rounds import ALL, RoundLine, best_round, communication, summaries
 from engine.results.run_folder import Run
-from engine.results.sweeps import SEED, point_key, reference_key, require_one_federation, setting_of
+from engine.results.sweeps import SEED, images_key, point_key, reference_key, require_one_federation, setting_of
 
 PLAIN = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1")
 OF_TWO = ("sensitivity", "specificity")
@@ -26,8 +26,10 @@ REACHED = 0.99  # of the pooled model's best validation macro-F1
 class Row:
     """One grid point. Means over seeds; bytes and seconds are those of all hospitals together.
 
-    What has no answer is None: without a pooled model for every seed `pooled`, `gap` and `n_reached`; where no seed
-    reached 99% of it `rounds_to_reach` and `seconds_to_reach`, which are means over the seeds that did.
+    `versus_first` is the paired difference to the first row on the same images. What has no answer is None: that in
+    the first row itself and where the seeds differ; without a pooled model for every seed `pooled`, `gap` and
+    `n_reached`; where no seed reached 99% of it `rounds_to_reach` and `seconds_to_reach`, which are means over the
+    seeds that did.
     """
 
     settings: dict[str, str]
@@ -36,6 +38,7 @@ class Row:
     n_groups: int
     score: Estimate
     spread: float | None  # standard deviation over seeds
+    versus_first: Estimate | None
     pooled: float | None
     gap: Estimate | None
     worst_hospital: str | None
@@ -43,7 +46,10 @@ class Row:
     rounds: int
     best_round: float
     bytes_up_per_round: float
+    bytes_down_per_round: float
     bytes_up: float
+    bytes_down: float
+    pooling_once_bytes: int  # the files of all training images
     seconds: float
     n_reached: int | None
     rounds_to_reach: float | None
@@ -90,9 +96,12 @@ def make_table(name: str, runs: Sequence[Run], metric: str, split: str) -> Sweep
     }
     shown = [run for by_seed in points.values() for run in by_seed.values()]
     keys, common = _changed_keys(shown)
-    rows = [
-        _row([by_seed[seed] for seed in sorted(by_seed)], pooled, keys, scored, split) for by_seed in points.values()
-    ]
+    rows = []
+    yardsticks: dict[str, list[Reading]] = {}
+    for by_seed in points.values():
+        mine = [Reading(by_seed[seed], "global", split) for seed in sorted(by_seed)]
+        first = yardsticks.setdefault(images_key(mine[0].run.federation), mine)
+        rows.append(_row(mine, None if first is mine else first, pooled, keys, scored))
     return SweepTable(name, federation, metric, split, keys, common, tuple(sorted(left_out)), tuple(rows))
 
 
@@ -102,7 +111,7 @@ class Reading:
     def __init__(self, run: Run, model: str, split: str) -> None:
         self.run = run
         self.model = model
-        self._split = split
+        self.split = split
         self._rows: pd.DataFrame | None = None
 
     @property
@@ -110,9 +119,9 @@ class Reading:
         """Raises RunError where the model says nothing about these images."""
         if self._rows is None:
             found = self.run.predictions()
-            found = found[(found["model"] == self.model) & (found["split"] == self._split)]
+            found = found[(found["model"] == self.model) & (found["split"] == self.split)]
             if found.empty:
-                raise RunError(f"{self.run.folder}: {self.model} says nothing about {self._split} images")
+                raise RunError(f"{self.run.folder}: {self.model} says nothing about {self.split} images")
             self._rows = found.sort_values(["hospital", "path"], ignore_index=True)
         return self._rows
 
@@ -120,18 +129,27 @@ class Reading:
     def logits(self) -> npt.NDArray[np.float32]:
         return np.stack(list(self.rows["logits"]))
 
-    def require_same_images(self, other: "Reading") -> None:
+    def has_same_images(self, other: "Reading") -> bool:
         names = ["hospital", "path", "label", "group"]
-        if not self.rows[names].equals(other.rows[names]):
+        return bool(self.rows[names].equals(other.rows[names]))
+
+    def require_same_images(self, other: "Reading") -> None:
+        if not self.has_same_images(other):
             raise RunError(
                 f"{self.run.name} and {other.run.name} were not tested on the same images, so they cannot be compared: "
                 "the data changed within the sweep; train it anew under another --name"
             )
 
 
-def _row(runs: Sequence[Run], pooled: dict[str, Reading], keys: Sequence[str], metric: str, split: str) -> Row:
+def _row(
+    mine: Sequence[Reading],
+    first: Sequence[Reading] | None,
+    pooled: dict[str, Reading],
+    keys: Sequence[str],
+    metric: str,
+) -> Row:
+    runs, split = [reading.run for reading in mine], mine[0].split
     federation = runs[0].federation
-    mine = [Reading(run, "global", split) for run in runs]
     theirs = [pooled[key] for run in runs if (key := reference_key(run.federation)) in pooled]
     if len(theirs) < len(runs):
         theirs = []  # a mean over some of the seeds is no reference for the mean over all
@@ -142,14 +160,21 @@ def _row(runs: Sequence[Run], pooled: dict[str, Reading], keys: Sequence[str], m
     groups = list(mine[0].rows["group"])
     ours = np.stack([reading.logits for reading in mine])
     alone = [mean_score(logits, labels, groups, federation.classes, metric).value for logits in ours]
-    reference, gap = None, None
+
+    def less(others: Sequence[Reading]) -> Estimate:
+        logits = np.stack([reading.logits for reading in others])
+        return paired_difference(ours, logits, labels, groups, federation.classes, metric)
+
+    reference, gap, versus_first = None, None, None
     if theirs:
         others = np.stack([reading.logits for reading in theirs])
         reference = mean_score(others, labels, groups, federation.classes, metric).value
-        gap = paired_difference(ours, others, labels, groups, federation.classes, metric)
+        gap = less(theirs)
+    if first and _seeds(first) == _seeds(mine) and mine[0].has_same_images(first[0]):
+        versus_first = less(first)
     worst, worst_score = _worst_hospital(runs, metric, split)
     lines = [run.rounds() for run in runs]
-    sent = [_bytes_up(of_run) for of_run in lines]
+    up, down = (_bytes(lines, way) for way in ("bytes_up", "bytes_down"))
     reached = [
         when
         for of_run, reading in zip(lines, theirs, strict=False)  # none where there are no pooled runs
@@ -157,19 +182,23 @@ def _row(runs: Sequence[Run], pooled: dict[str, Reading], keys: Sequence[str], m
     ]
     return Row(
         settings={key: setting_of(federation, key) for key in keys},
-        seeds=tuple(run.federation.training.seed for run in runs),
+        seeds=_seeds(mine),
         n_images=len(labels),
         n_groups=len(set(groups)),
         score=mean_score(ours, labels, groups, federation.classes, metric),
         spread=statistics.stdev(alone) if len(alone) > 1 else None,
+        versus_first=versus_first,
         pooled=reference,
         gap=gap,
         worst_hospital=worst,
         worst_score=worst_score,
         rounds=federation.training.rounds,
         best_round=statistics.fmean(best_round(of_run, "global") or 0 for of_run in lines),
-        bytes_up_per_round=statistics.fmean(sent) / federation.training.rounds,
-        bytes_up=statistics.fmean(sent),
+        bytes_up_per_round=up / federation.training.rounds,
+        bytes_down_per_round=down / federation.training.rounds,
+        bytes_up=up,
+        bytes_down=down,
+        pooling_once_bytes=runs[0].read_json("communication.json")["pooling_once_bytes"],
         seconds=statistics.fmean(sum(line.seconds or 0 for line in summaries(of_run, "global")) for of_run in lines),
         n_reached=len(reached) if theirs else None,
         rounds_to_reach=statistics.fmean(number for number, _ in reached) if reached else None,
@@ -228,8 +257,13 @@ def _score_of(cell: dict[str, Any], metric: str) -> float:
     return float(cell[metric])
 
 
-def _bytes_up(lines: Sequence[RoundLine]) -> int:
-    return sum(line.fit.bytes_up for line in lines if line.model == "global" and line.hospital != ALL and line.fit)
+def _seeds(readings: Sequence[Reading]) -> tuple[int, ...]:
+    return tuple(reading.run.federation.training.seed for reading in readings)
+
+
+def _bytes(lines: Sequence[Sequence[RoundLine]], way: str) -> float:
+    """Of all hospitals and rounds together, the mean over runs."""
+    return statistics.fmean(sum(hospital[way] for hospital in communication(of_run).values()) for of_run in lines)
 
 
 def _when_reached(lines: Sequence[RoundLine], pooled: Sequence[RoundLine]) -> tuple[int, float] | None:

@@ -58,6 +58,11 @@ def data_key(federation: Federation) -> str:
     return _key(federation, *STRATEGY, "training")
 
 
+def images_key(federation: Federation) -> str:
+    """The same for runs tested on the same images, dealt and split alike, whatever learns from them."""
+    return _key(federation, *STRATEGY, "training", "model")
+
+
 def setting_of(federation: Federation, key: str) -> str:
     """The value of a dotted key as people read it; "" where these settings have no such key."""
     value: Any = federation.model_dump(mode="json")

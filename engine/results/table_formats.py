@@ -68,7 +68,16 @@ def notes(table: SweepTable) -> list[str]:
             "round whose validation macro-F1 is at least 99% of the best of the pooled model with the same seed; mean "
             "over the seeds that got there."
         )
-    said.append("Bytes and seconds: all hospitals together, one after the other on one machine, validation included.")
+    if any(row.versus_first for row in table.rows):
+        said.append(
+            "Vs first row: less the first row on the same data, the same seeds and images, paired bootstrap over "
+            "groups; empty in that row itself and where seeds differ."
+        )
+    said.append(
+        "Up and down: tensors of all hospitals' updates and of the messages they answer. Pooling once: the files of "
+        "all training images. Seconds: all hospitals, one after the other on one machine, validation included"
+        + (", a frozen backbone's features not." if table.federation.model.freeze_backbone else ".")
+    )
     if table.common:
         said.append(f"All rows with {', '.join(table.common)}.")
     if table.left_out:
@@ -80,7 +89,7 @@ def notes(table: SweepTable) -> list[str]:
 
 def _figures(table: SweepTable, row: Row) -> dict[str, object]:
     missing = Estimate(*[float("nan")] * 3)
-    gap = row.gap or missing
+    gap, versus = row.gap or missing, row.versus_first or missing
     reached = row.n_reached is not None and row.rounds_to_reach is None
     figures: dict[str, object] = {
         "metric": table.metric,
@@ -89,6 +98,9 @@ def _figures(table: SweepTable, row: Row) -> dict[str, object]:
         "low": row.score.low,
         "high": row.score.high,
         "sd_seeds": row.spread,
+        "vs_first": versus.value,
+        "vs_first_low": versus.low,
+        "vs_first_high": versus.high,
         "n_seeds": len(row.seeds),
         "seeds": " ".join(map(str, row.seeds)),
         "n_images": row.n_images,
@@ -102,7 +114,10 @@ def _figures(table: SweepTable, row: Row) -> dict[str, object]:
         "rounds": row.rounds,
         "best_round": row.best_round,
         "bytes_up_per_round": row.bytes_up_per_round,
+        "bytes_down_per_round": row.bytes_down_per_round,
         "bytes_up": row.bytes_up,
+        "bytes_down": row.bytes_down,
+        "pooling_once_bytes": row.pooling_once_bytes,
         "seconds": row.seconds,
         "seeds_reaching_99": row.n_reached,
         "rounds_to_99": "not reached" if reached else row.rounds_to_reach,
@@ -113,8 +128,9 @@ def _figures(table: SweepTable, row: Row) -> dict[str, object]:
 
 def _cells(table: SweepTable) -> tuple[list[str], list[list[str]]]:
     heads = [
-        *table.keys, f"{_named(table.metric)} (95%)", "sd", "seeds", "images", "pooled", "gap to pooled (95%)",
-        "worst hospital", "best round", "up a round", "up in all", "seconds", "to 99% of pooled",
+        *table.keys, f"{_named(table.metric)} (95%)", "sd", "vs first row (95%)", "seeds", "images", "pooled",
+        "gap to pooled (95%)", "worst hospital", "best round", "up / down a round", "up / down in all", "pooling once",
+        "seconds", "to 99% of pooled",
     ]  # fmt: skip
     rows = []
     for row in table.rows:
@@ -124,14 +140,16 @@ def _cells(table: SweepTable) -> tuple[list[str], list[list[str]]]:
                 *(row.settings[key] for key in table.keys),
                 _interval(row.score),
                 "" if row.spread is None else f"{100 * row.spread:.1f}",
+                "" if row.versus_first is None else _points(row.versus_first),
                 str(len(row.seeds)),
                 f"{row.n_images:,}",
                 "" if row.pooled is None else percent(row.pooled),
                 "" if row.gap is None else _points(row.gap),
                 worst,
                 f"{row.best_round:.1f} of {row.rounds}",
-                _bytes(row.bytes_up_per_round),
-                _bytes(row.bytes_up),
+                f"{_bytes(row.bytes_up_per_round)} / {_bytes(row.bytes_down_per_round)}",
+                f"{_bytes(row.bytes_up)} / {_bytes(row.bytes_down)}",
+                _bytes(row.pooling_once_bytes),
                 f"{row.seconds:,.1f}",
                 _reached(row),
             ]

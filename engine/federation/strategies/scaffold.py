@@ -1,6 +1,7 @@
 """SCAFFOLD: control variates that take the drift out of every local step."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
 
@@ -17,8 +18,11 @@ class Scaffold(Strategy[ScaffoldConfig]):
 
     A hospital's new c_i is the mean of the raw gradients along its path, which for plain SGD is the paper's option II,
     (w - y_i) / (K lr), and unlike that form stays right with momentum and a moving learning rate. The theory is
-    SGD's; with Adam the correction enters before its scaling. Means are weighted by n_images, as everywhere here
-    (the paper's hospitals are of equal size); with a sample S of N hospitals c moves by |S|/N.
+    SGD's; with Adam the correction enters before its scaling.
+
+    Weights are averaged by n_images, as everywhere here (the paper's hospitals are of equal size). The control is not:
+    c moves by 1/N of the sum of the sample's changes, as in the paper, so it stays the plain mean of all N hospitals'
+    controls, those that have not answered yet at zero.
 
     Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, ICML 2020.
     """
@@ -34,27 +38,23 @@ class Scaffold(Strategy[ScaffoldConfig]):
         return _Correction(network, of_kind("control", sent), of_kind("control", kept))
 
     def aggregate(self, updates: Iterable[Update], sent: Tensors, state: Tensors) -> tuple[Tensors, Tensors] | None:
-        n_updates = 0
+        changes: Tensors = {}
 
-        def counted() -> Iterator[Update]:
-            nonlocal n_updates
+        def weights_alone() -> Iterator[Update]:
             for update in updates:
-                n_updates += 1
-                yield update
+                for name, tensor in of_kind("control", update.tensors).items():
+                    change = tensor.double() - sent[f"control/{name}"]
+                    changes[name] = changes[name] + change if name in changes else change
+                yield replace(update, tensors={n: t for n, t in update.tensors.items() if not n.startswith("control/")})
 
-        done = super().aggregate(counted(), sent, state)
+        done = super().aggregate(weights_alone(), sent, state)
         if done is None:
             return None
-        average, rate = done[0], self.config.server_learning_rate
-        weights, control = {}, {}
-        for name, tensor in average.items():
-            if name.startswith("control/"):
-                control[name] = torch.lerp(sent[name], tensor, n_updates / self.n_hospitals)
-            elif is_learned(name, tensor):
-                weights[name] = torch.lerp(sent[name], tensor, rate)
-            else:
-                weights[name] = tensor
-        return weights, control
+        rate = self.config.server_learning_rate
+        weights = {n: torch.lerp(sent[n], t, rate) if is_learned(n, t) else t for n, t in done[0].items()}
+        common = of_kind("control", sent)
+        control = {n: (c + changes[n] / self.n_hospitals).to(c.dtype) for n, c in common.items()}
+        return weights, label("control", control)
 
 
 class _Correction:

@@ -35,7 +35,7 @@ class FedAdam(Strategy[FedAdamConfig]):
     """Server Adam: steps of much the same size for every weight. State: two sets of weights.
 
     m <- b1 m + (1 - b1) d;  v <- b2 v + (1 - b2) d^2;  w <- w + lr m / (sqrt(v) + tau), for d = average - w. Without
-    bias correction, as in the paper's Algorithm 2; m and v begin at zero.
+    bias correction, as in the paper's Algorithm 2; m begins at zero and v at tau^2, the least that it allows.
 
     Reddi et al., Adaptive Federated Optimization, ICLR 2021.
     """
@@ -47,8 +47,9 @@ class FedAdam(Strategy[FedAdamConfig]):
         for name, tensor in average.items():
             if is_learned(name, tensor):
                 change = tensor - sent[name]
-                zero = torch.zeros_like(change)
-                m[name] = config.beta_1 * first.get(name, zero) + (1 - config.beta_1) * change
-                v[name] = config.beta_2 * second.get(name, zero) + (1 - config.beta_2) * change.square()
+                m_before = first.get(name, torch.zeros_like(change))
+                v_before = second.get(name, torch.full_like(change, config.tau**2))
+                m[name] = config.beta_1 * m_before + (1 - config.beta_1) * change
+                v[name] = config.beta_2 * v_before + (1 - config.beta_2) * change.square()
                 weights[name] = sent[name] + config.server_learning_rate * m[name] / (v[name].sqrt() + config.tau)
         return weights, {**label("m", m), **label("v", v)}

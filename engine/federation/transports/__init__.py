@@ -1,6 +1,6 @@
 """How weights reach hospitals and updates come back. The algorithm in rounds.py knows only `Transport`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,10 @@ class Transport(Protocol):
     def train(
         self, sent: Tensors, round_number: int, hospitals: Sequence[str]
     ) -> Iterator[Update | HospitalFailure]: ...
+
+    def settle(self, refused: Collection[str]) -> None:
+        """A round's updates are all in. A hospital whose update was refused keeps what it kept before the round."""
+        ...
 
     def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply | HospitalFailure]: ...
 

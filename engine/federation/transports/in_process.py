@@ -1,6 +1,6 @@
 """All hospitals in this process, one after the other, through one reusable network and without copying images."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -48,6 +48,7 @@ class InProcessTransport:
         self._on_images = on_images
         self._rules = rules or Rules()
         self._kept = dict(kept or {})
+        self._new: dict[str, Tensors] = {}  # of the round that is not settled yet
         self._at_start = at_start or {}
 
     def train(self, sent: Tensors, round_number: int, hospitals: Sequence[str]) -> Iterator[Update | HospitalFailure]:
@@ -70,8 +71,12 @@ class InProcessTransport:
                 yield HospitalFailure(hospital, f"{type(error).__name__}: {error}")
             else:
                 if kept:
-                    self._kept[hospital] = kept
+                    self._new[hospital] = kept
                 yield reply
+
+    def settle(self, refused: Collection[str]) -> None:
+        self._kept |= {hospital: kept for hospital, kept in self._new.items() if hospital not in refused}
+        self._new = {}
 
     def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply | HospitalFailure]:
         for number, (hospital, images) in enumerate(self._validation_sets.items()):
