@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,6 +75,9 @@ class InProcess:
     def train(self, weights: Tensors, round_number: int, hospitals: Sequence[str]) -> Any:
         for hospital in hospitals:
             yield self._answer(weights, round_number, self.trainers.index(hospital))
+
+    def settle(self, refused: Collection[str]) -> None:
+        pass
 
     def validate(self, weights: Tensors, round_number: int) -> Sequence[ValidationReply]:
         return ()
