@@ -63,7 +63,7 @@ def without_known_cases(
     }
     bytes_held = {image.sha256 for image in pool}
     copied = {image.path for image in whole.images if image.sha256 in bytes_held}
-    alike, alike_kept = set(), set()
+    alike, alike_kept = set[str](), set[str]()
     for rows in find_look_alikes(np.concatenate([holding.decoded.greys for holding in (*holdings, whole)])):
         members = [] if too_large(len(rows), len(images)) else [images[row] for row in rows]
         pool_known = all(image.patient is not None for image in members if image.hospital != EXTERNAL)
