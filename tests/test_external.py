@@ -23,9 +23,10 @@ from engine.inference.panel import read_calibration
 from engine.publishing.publish import publish_run
 from engine.results.published import PublishedVersion
 from engine.results.run_folder import Run
+from tests.conftest import PROJECT
+from tests.test_pages import open_page, words
 from ui.examples import HeldOut, read_held_out
 
-PROJECT = Path(__file__).resolve().parent.parent
 NAME = "Elsewhere General"
 TOML = f"""\
 name = "Dealt phantoms"
@@ -228,13 +229,9 @@ def page(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv("CONSILIUM_ARTIFACTS", str(run.folder.parent))
     monkeypatch.setenv("CONSILIUM_MODELS", str(run.folder.parent / "models"))
     monkeypatch.chdir(PROJECT)
-    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).switch_page(f"pages/{name}.py").run()
+    app = open_page(name)
     assert not app.exception
     return app
-
-
-def words(app: AppTest) -> str:
-    return "\n".join(str(element.value) for kind in (app.markdown, app.caption) for element in kind)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

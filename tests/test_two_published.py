@@ -10,11 +10,11 @@ from streamlit.testing.v1 import AppTest
 from engine.results.published import current_version
 from engine.results.run_folder import find_run
 from engine.results.words import count, percent
+from tests.conftest import PROJECT
+from tests.test_pages import PAGES, open_page, words
 from ui.words import share_text
 
-PROJECT = Path(__file__).resolve().parent.parent
 NAMES = ("Brain MRI", "Chest X-ray")
-RUNS = ("1_Hospitals", "2_Training", "3_Evaluation", "5_Runs")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -26,34 +26,20 @@ def ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
 
 
-def open_page(page: str = "", **query: str) -> AppTest:
-    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
-    if page:
-        app.switch_page(f"pages/{page}.py")
-    for name, value in query.items():
-        app.query_params[name] = value
-    return app.run()
-
-
 def parameter(app: AppTest, name: str) -> str:
     value = app.query_params[name]  # AppTest gives back a list where a test has set it
     return str(value if isinstance(value, str) else value[0])
 
 
-def words(app: AppTest) -> str:
-    assert not app.exception
-    assert not app.error
-    kinds = (app.markdown, app.caption, app.subheader, app.sidebar.caption)
-    return "\n".join(str(element.value) for kind in kinds for element in kind)
-
-
-@pytest.mark.parametrize("page", RUNS)
+@pytest.mark.parametrize("page", PAGES)
 def test_a_page_of_runs_lets_one_choose_the_federation_and_keeps_it_in_the_link(page: str) -> None:
     app = open_page(page, run="run-001")
     assert "Showing run-001" in words(app)
     choice = app.sidebar.selectbox(key="federation_choice")
     assert set(NAMES) <= set(choice.options)
     app = choice.select("Chest X-ray").run()
+    assert not app.exception
+    assert not app.error
     shown = parameter(app, "run")
     assert find_run(PROJECT / "artifacts", shown).federation.name == "Chest X-ray"
     assert f"Showing {shown}" in words(app)
@@ -65,13 +51,15 @@ def test_compare_lets_one_choose_the_model_and_keeps_it_in_the_link() -> None:
     choice = app.sidebar.selectbox(key="model_choice")
     assert set(NAMES) <= set(choice.options)
     app = choice.select("chest-xray").run()
+    assert not app.exception
+    assert not app.error
     assert parameter(app, "model") == "chest-xray"
     assert "chest radiographs of children" in words(app)
     assert "CC BY 4.0: Kermany et al." in words(app)
 
 
 def test_home_leads_with_missed_cases_and_false_alarms_of_two_classes_and_with_the_headline_of_more() -> None:
-    home = open_page()
+    home = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).run()
     labels = [metric.label for metric in home.metric]
     assert labels.index("Macro-F1") < labels.index("Sensitivity") < labels.index("Specificity")
     assert labels.count("Hospitals") == 2
@@ -100,7 +88,7 @@ def test_home_leads_with_balanced_accuracy_where_that_is_the_headline_and_says_t
     manifest = json.loads((version / "manifest.json").read_text(encoding="utf-8"))
     manifest["federation"] |= {"headline": "balanced_accuracy", "licence": "CC BY-NC 4.0: non-commercial use only"}
     (version / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    home = open_page()
+    home = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).run()
     recall = json.loads((version / "model_meta.json").read_text(encoding="utf-8"))["metrics"]["avg_recall"]
     assert (home.metric[0].label, home.metric[0].value) == ("Balanced accuracy", percent(recall))
     for app in (home, open_page("4_Compare")):

@@ -17,7 +17,7 @@ def score_text(cell: Mapping[str, Any], metric: str) -> str:
 
 
 def share_text(hits: int, n_images: int) -> str:
-    """A share of images with its Wilson interval: "97.5% (95.8-98.5)"."""
+    """A share of images with its Wilson interval: "97.5% (95.8-98.6)"."""
     low, high = (f"{100 * end:.1f}" for end in wilson_interval(hits, n_images))
     return f"{percent(hits / n_images)} ({low}-{high})"
 
