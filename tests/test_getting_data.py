@@ -1,5 +1,6 @@
 """Getting data: local archives, a local host, kagglehub replaced at its boundary; nothing half, nothing overwritten."""
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -451,7 +452,8 @@ class Host:
                 self.send_header("Content-Type", host.kind)
                 self.send_header("Content-Length", str(len(host.body) - start))
                 self.end_headers()
-                self.wfile.write(host.body[start : None if host.send is None else host.send])
+                with contextlib.suppress(ConnectionError):  # who asked may have heard enough and hung up
+                    self.wfile.write(host.body[start : None if host.send is None else host.send])
 
             def log_message(self, *_: object) -> None:
                 pass
