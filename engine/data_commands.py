@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +17,9 @@ from engine.data.catalogue import CATALOGUE, DataSet, find_data_set
 from engine.data.download import checksum, download, require_space
 from engine.data.importing import Imported, import_data, require_new
 from engine.data.kaggle import fetch_from_kaggle, kaggle_cache, require_credentials
-from engine.errors import DataError
+from engine.errors import DataError, SpaceError
 from engine.results.files import cannot_write
+from engine.results.lock import alone_with
 from engine.results.run_folder import now
 from engine.terminal import download_bar, progress_bar, say
 
@@ -80,6 +82,19 @@ def _get_from_public_host(data_set: DataSet, to: Path, yes: bool) -> None:
     _announce(data_set, f"{hosts} ({data_set.page})", about_bytes)
     require_space(to, 2 * about_bytes)  # the archives, and what they hold: pictures do not shrink
     _confirm(yes)
+    with _alone(data_set, to):
+        _download_and_lay_out(data_set, to)
+
+
+@contextlib.contextmanager
+def _alone(data_set: DataSet, to: Path) -> Iterator[None]:
+    """Raises RunError where another `get` is at it, and DataError where another one was faster."""
+    with alone_with(to / f".{data_set.name}.lock", f"{to / data_set.name}: is being downloaded"):
+        require_new(data_set, to)
+        yield
+
+
+def _download_and_lay_out(data_set: DataSet, to: Path) -> None:
     folder = to / f".{data_set.name}.download"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +119,13 @@ def _get_from_public_host(data_set: DataSet, to: Path, yes: bool) -> None:
     files = [_recorded(data_set, path) for path in paths]
     _say_checksums(files)
     origin = {"from": [file.url for file in data_set.files], "at": now(), "files": files}
-    _lay_out(data_set, folder, to, origin)
+    try:
+        _lay_out(data_set, folder, to, origin)
+    except SpaceError:
+        raise  # what came is good
+    except DataError as error:  # damaged, or not that data set: the next `get` must not find it again
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DataError(f"{error}; what came was deleted") from None
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -117,10 +138,11 @@ def _get_from_kaggle(data_set: DataSet, to: Path, yes: bool) -> None:
     require_space(kaggle_cache(), 2 * about_bytes)  # kagglehub unpacks its archive before it deletes it
     require_space(to, about_bytes)
     _confirm(yes)
-    folder = fetch_from_kaggle(data_set)
-    version = re.search(r"versions[\\/](\d+)$", str(folder))
-    where = f"Kaggle {data_set.kaggle}" + (f", version {version[1]}" if version else "")
-    imported = _lay_out(data_set, folder, to, {"from": where, "at": now()})
+    with _alone(data_set, to):
+        folder = fetch_from_kaggle(data_set)
+        version = re.search(r"versions[\\/](\d+)$", str(folder))
+        where = f"Kaggle {data_set.kaggle}" + (f", version {version[1]}" if version else "")
+        imported = _lay_out(data_set, folder, to, {"from": where, "at": now()})
     say(
         f"No published checksum; SHA-256 of what came: {imported.content_sha256}",
         f"Kaggle's own copy stays in {folder}; delete it when you want its space back",

@@ -13,6 +13,10 @@ class DataError(ConsiliumError):
     """A hospital folder or its images."""
 
 
+class SpaceError(DataError):
+    """A disk without enough room."""
+
+
 class ImageError(DataError):
     """One image that cannot be read."""
 

@@ -18,7 +18,7 @@ from ui.findings import caveats, findings_for, holdings_sentence
 from ui.live import describe, seconds_left
 from ui.loaders import rounds_table, split_counts
 from ui.map import LARGEST_PX, SMALLEST_PX, hospital_map, radius_px
-from ui.matrices import answer_sentence, confusion_figure, score_matrix
+from ui.matrices import answer_sentence, confusion_figure, matrix_caption, score_matrix
 from ui.palette import hospital_colour, model_colour, model_order
 from ui.run_index import RunEntry
 from ui.selection import default_entry
@@ -328,9 +328,11 @@ def test_of_two_classes_missed_cases_and_false_alarms_lead(federation: Federatio
     }  # fmt: skip
     sentence = answer_sentence({"global": {"all": cell}}, two, "macro_f1", "test")
     assert sentence.startswith(
-        "Federated misses **1 of 20** pneumonia images (sensitivity 95.0%) and raises **6 false alarms** on 30 others "
-        "(specificity 80.0%). On all 50 test images, by Macro-F1: "
+        "Federated misses **1 of 20** pneumonia images, a sensitivity of 95.0% (76.4-99.1), and raises **6 false "
+        "alarms** on 30 others, a specificity of 80.0% (62.7-90.5). On all 50 test images, by Macro-F1: "
     )
+    assert "Wilson's" in matrix_caption({"global": {"all": cell}}, "test")
+    assert "Wilson's" not in matrix_caption(CELLS, "test")
 
 
 def test_hospitals_at_one_place_share_one_label(federation: Federation) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from engine.config import EXTERNAL, Federation, load_federation
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.images import read_image
+from engine.data.looks import small_grey
 from engine.data.phantoms import write_phantoms
 from engine.data.scanner import apply_scanner
 from engine.data.statistics import measure_statistics
@@ -21,9 +23,10 @@ from engine.inference.panel import read_calibration
 from engine.publishing.publish import publish_run
 from engine.results.published import PublishedVersion
 from engine.results.run_folder import Run
+from tests.conftest import PROJECT
+from tests.test_pages import open_page, words
 from ui.examples import HeldOut, read_held_out
 
-PROJECT = Path(__file__).resolve().parent.parent
 NAME = "Elsewhere General"
 TOML = f"""\
 name = "Dealt phantoms"
@@ -119,6 +122,61 @@ def test_copies_of_the_pool_are_found_and_left_out(data: FederationData) -> None
     assert data.audit.external.class_counts == {"meningioma": 9, "notumor": 12}
 
 
+def resaved(source: Path, target: Path) -> None:
+    """The same picture in other bytes."""
+    Image.open(source).save(target, compress_level=0)
+
+
+def test_patients_and_look_alikes_of_the_pool_are_left_out_too(
+    federation: Federation, root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root, tmp_path / "dealt")
+    pool, outside = (tmp_path / "dealt" / name / "meningioma" for name in ("hospital-a", "hospital-b"))
+    resaved(pool / "phantom-a-p001-s1.png", outside / "nameless.png")  # its patient is not known
+    resaved(pool / "phantom-a-p005-s1.png", outside / "phantom-c-p900-s1.png")  # of somebody else
+    (outside / "phantom-b-p001-s1.png").rename(outside / "phantom-a-p013-s9.png")  # one name, another picture
+    data = read_federation_data(federation, tmp_path / "dealt")
+    said = {finding.kind: finding for finding in data.audit.findings if finding.kind.startswith("external-")}
+    assert {finding.severity for finding in said.values()} == {"warning"}
+    assert {kind: (finding.sentence, finding.paths) for kind, finding in said.items() if "copies" not in kind} == {
+        "external-patients": (
+            f"{NAME}: 1 image of patients of whom a hospital holds images too; left out",
+            ("hospital-b/meningioma/phantom-a-p013-s9.png",),
+        ),
+        "external-look-alikes": (
+            f"{NAME}: 1 image looking like a hospital's; left out",
+            ("hospital-b/meningioma/nameless.png",),
+        ),
+        "external-look-alikes-kept": (
+            f"{NAME}: 1 image looking like another patient's at a hospital; kept",
+            ("hospital-b/meningioma/phantom-c-p900-s1.png",),
+        ),
+    }
+    assert data.audit.external is not None
+    assert data.audit.external.class_counts == {"meningioma": 9, "notumor": 12}
+    assert data.external is not None
+    holding = data.external.holding
+    kept = {image.path for image in holding.images}
+    assert "hospital-b/meningioma/phantom-c-p900-s1.png" in kept
+    assert not kept & {path for kind, finding in said.items() if "kept" not in kind for path in finding.paths}
+    for image, grey in zip(holding.images, holding.decoded.greys, strict=True):  # each row is still its own image's
+        assert np.array_equal(grey, small_grey(read_image(data.root / image.path, colour=True)))
+
+
+def test_a_hospital_with_a_folder_of_its_own_names_its_own_patients(root: Path, tmp_path: Path) -> None:
+    """As in the splits: one name at two such places is two patients."""
+    shutil.copytree(root, tmp_path / "dealt")
+    outside = tmp_path / "dealt" / "hospital-b" / "meningioma"
+    (outside / "phantom-b-p001-s1.png").rename(outside / "phantom-a-p013-s9.png")
+    own = TOML.replace('[source]\nfolder = "hospital-a"\n\n[partition]\nmethod = "quantity"\nalpha = 2.0\n', "")
+    own = own[: own.index("[[hospital]]")] + '[[hospital]]\nid = "a"\nname = "A"\nfolder = "hospital-a"\n'
+    (tmp_path / "own.toml").write_text(own, encoding="utf-8")
+    data = read_federation_data(load_federation(tmp_path / "own.toml"), tmp_path / "dealt")
+    assert data.external is not None
+    assert data.external.same_patient == ()
+    assert "hospital-b/meningioma/phantom-a-p013-s9.png" in {image.path for image in data.external.holding.images}
+
+
 def test_every_model_is_scored_on_it_apart_with_intervals_over_patients(run: Run) -> None:
     predictions = run.predictions()
     outside = predictions[predictions["split"] == EXTERNAL]
@@ -171,13 +229,9 @@ def page(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv("CONSILIUM_ARTIFACTS", str(run.folder.parent))
     monkeypatch.setenv("CONSILIUM_MODELS", str(run.folder.parent / "models"))
     monkeypatch.chdir(PROJECT)
-    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).switch_page(f"pages/{name}.py").run()
+    app = open_page(name)
     assert not app.exception
     return app
-
-
-def words(app: AppTest) -> str:
-    return "\n".join(str(element.value) for kind in (app.markdown, app.caption) for element in kind)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -1,5 +1,6 @@
 """Getting data: local archives, a local host, kagglehub replaced at its boundary; nothing half, nothing overwritten."""
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -28,6 +29,7 @@ from engine.cli import main
 from engine.data import archives, download, importing
 from engine.data.catalogue import CATALOGUE, CIFAR10_CLASSES, RemoteFile
 from engine.data.cifar10 import RECORD_BYTES
+from engine.errors import SpaceError
 from engine.results.files import read_json
 
 Run = Callable[..., "Said"]
@@ -450,7 +452,8 @@ class Host:
                 self.send_header("Content-Type", host.kind)
                 self.send_header("Content-Length", str(len(host.body) - start))
                 self.end_headers()
-                self.wfile.write(host.body[start : None if host.send is None else host.send])
+                with contextlib.suppress(ConnectionError):  # who asked may have heard enough and hung up
+                    self.wfile.write(host.body[start : None if host.send is None else host.send])
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -573,6 +576,46 @@ def test_a_wrong_checksum_is_refused_and_nothing_of_it_kept(
     assert "what came is not what was published (sha256" in get(run, to).error
     assert below(to) == set()
     assert not (to / "chest-xray").exists()
+
+
+@pytest.mark.parametrize("flaw", ["damaged", "another data set"])
+def test_a_download_that_is_no_good_is_not_kept_even_without_a_checksum(
+    run: Run, to: Path, host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flaw: str
+) -> None:
+    good = host.body
+    host.body = zipped(tmp_path / "other.zip", BRAIN).read_bytes() if flaw != "damaged" else good[:-30] + bytes(30)
+    offer(monkeypatch, host)
+    assert get(run, to).error.endswith("; what came was deleted")
+    assert below(to) == set()
+    host.body = good
+    assert get(run, to).success
+
+
+def test_a_full_disk_keeps_what_came(run: Run, to: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, host)
+    full = SpaceError("0.0 GB free")
+    monkeypatch.setattr(importing, "require_space", lambda *_: (_ for _ in ()).throw(full))
+    assert "0.0 GB free" in get(run, to).error
+    assert below(to) == {".chest-xray.download/ChestXRay2017.zip"}
+
+
+def test_two_gets_of_one_data_set_do_not_mix(run: Run, to: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins while the first is downloading; a third, after them, finds what the first made."""
+    fetched, errors = download.download, []
+
+    def slowly(*arguments: Any) -> Path:
+        monkeypatch.setattr("engine.data_commands.download", fetched)
+        errors.append(get(run, to).error)
+        return fetched(*arguments)
+
+    monkeypatch.setattr("engine.data_commands.download", slowly)
+    assert get(run, to).success
+    assert errors == [
+        f"error: {to / 'chest-xray'}: is being downloaded by another process; wait for it or stop it first"
+    ]
+    assert len(host.asked) == 1
+    assert [path.name for path in to.iterdir()] == ["chest-xray"]
+    assert "exists already" in get(run, to).error
 
 
 @pytest.mark.parametrize(

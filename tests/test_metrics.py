@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn import metrics as reference
 
 from engine.results.metrics import (
@@ -13,6 +14,7 @@ from engine.results.metrics import (
     per_class_scores,
     score,
     softmax,
+    wilson_interval,
 )
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -141,3 +143,9 @@ def test_scores_are_plain_numbers_that_json_takes() -> None:
     assert {type(result[key]) for key in ("accuracy", "balanced_accuracy", "macro_f1", "ece")} == {float}
     assert type(result["n_images"]) is int
     assert type(result["confusion_matrix"][0][0]) is int
+
+
+@pytest.mark.parametrize(("hits", "n_images"), [(0, 1), (1, 1), (0, 40), (40, 40), (513, 526), (7, 23)])
+def test_wilsons_interval_equals_scipys(hits: int, n_images: int) -> None:
+    theirs = binomtest(hits, n_images).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(hits, n_images) == pytest.approx((theirs.low, theirs.high), abs=1e-7)

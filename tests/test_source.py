@@ -1,19 +1,18 @@
 """Pooled sources: a folder or a manifest, whose images are whose, and one clear line for whatever is wrong."""
 
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from engine.cli import main
 from engine.config import Federation, load_federation
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.scanner import apply_scanner
 from engine.errors import ConfigError, DataError
 from engine.sections import Scanner
+from tests.conftest import Command
 
 HEAD = """\
 name = "Pool"
@@ -53,6 +52,7 @@ name = "North"
 id = "south"
 name = "South"
 """
+MANY = "".join(f'[[hospital]]\nid = "h{number}"\nname = "H{number}"\n' for number in range(11))
 TAKEN = HOSPITALS.replace('name = "North"', 'name = "North"\nsource = ["n1", "n2"]').replace(
     'name = "South"', 'name = "South"\nsource = ["s"]'
 )
@@ -280,29 +280,36 @@ def test_what_is_not_real_must_be_said(tmp_path: Path, text: str) -> None:
     ("text", "change", "words"),
     [
         (FOLDER.replace("alpha = 0.7", "alpha = 0") + HOSPITALS, None, "greater than 0"),
-        (FOLDER.replace("(p[0-9]+)-", "(p)") + HOSPITALS, None, "holds 1 groups"),
+        (FOLDER.replace("alpha = 0.7", "alpha = -1") + HOSPITALS, None, "greater than 0"),
+        (FOLDER.replace("alpha = 0.7", "alpha = nan") + HOSPITALS, None, "finite"),
+        (FOLDER.replace("alpha = 0.7", "alpha = 1e-300") + HOSPITALS, None, "in 100 draws of alpha = 1e-300"),
+        (FOLDER.replace("(p[0-9]+)-", "(p)") + HOSPITALS, None, "holds 1 group (patients"),
+        (FOLDER + MANY, None, "holds 10 groups (patients with their copies) for 11 hospitals that need 2 each"),
         (FOLDER.replace('"train"', '"images"') + HOSPITALS, None, "holds no image of 'a'"),
+        (MANIFEST.replace('{ alpha = "a" }', '{ alpha = "b" }') + TAKEN, None, "holds no image of 'a'"),
         (MANIFEST + TAKEN, "images/i00.png", "'i00.png' is not in"),
     ],
 )
 @pytest.mark.parametrize("command", ["audit", "train"])
 def test_the_commands_end_with_2_and_one_line(
-    command: str, text: str, change: str | None, words: str, tmp_path: Path, root: Path,
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    command: str, text: str, change: str | None, words: str, tmp_path: Path, root: Path, engine: Command
+) -> None:
     (tmp_path / "pool.toml").write_text(HEAD + text, encoding="utf-8")
     if change:
         (root / change).unlink()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["engine", command, "pool.toml", "--data", str(root)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capfd.readouterr().err
-    assert ended.value.code == 2
-    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert words in line
-    assert "Traceback" not in said
+    artifacts = ["--artifacts", tmp_path / "artifacts"] if command == "train" else []
+    assert words in engine(command, tmp_path / "pool.toml", "--data", root, *artifacts).error
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_class_that_no_hospital_folder_holds_stops_a_training(tmp_path: Path, root: Path, engine: Command) -> None:
+    """The audit goes on and names it, because it names everything that is wrong."""
+    own = '[[hospital]]\nid = "n"\nname = "N"\nfolder = "train"\n'
+    (tmp_path / "own.toml").write_text(HEAD.replace('["a", "b"]', '["a", "b", "c"]') + own, encoding="utf-8")
+    arguments = [tmp_path / "own.toml", "--data", root]
+    assert "no hospital holds an image of 'c'" in engine("train", *arguments, "--artifacts", tmp_path / "runs").error
+    assert not (tmp_path / "runs").exists()
+    assert "error: no hospital holds an image of 'c'" in engine("audit", *arguments).out
 
 
 SHIFT = Scanner(noise=0.05, contrast=0.6, blur=1.0)

@@ -13,7 +13,7 @@ from ui.frame import show_federation
 from ui.matrices import SCORES
 from ui.run_index import folder_stamp
 from ui.selection import publish_commands
-from ui.words import score_text
+from ui.words import Errors, score_text
 
 REFERENCE_KEYS = {"macro_f1": "avg_f1", "balanced_accuracy": "avg_recall", "accuracy": "test_accuracy"}
 
@@ -34,6 +34,7 @@ class Card:
     headline: str
     leading: float
     score: str
+    errors: Errors | None
 
 
 def read_card(models: Path, name: str) -> Card:
@@ -64,9 +65,22 @@ def _read_card(folder: str, stamp: str) -> Card:
             headline=SCORES[headline],
             leading=leading,
             score=score_text({headline: leading, "intervals": scores["intervals"]}, headline),
+            errors=_errors(manifest.federation, scores["confusion_matrix"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelError(f"{version.folder / 'model_meta.json'}: lacks {error}; publish the run anew") from None
+
+
+def _errors(federation: Federation, matrix: list[list[int]]) -> Errors | None:
+    """None for more than two classes, and where one of two has no test image."""
+    if federation.positive_class is None:
+        return None
+    case = federation.classes.index(federation.positive_class)
+    other = 1 - case
+    cases, others = sum(matrix[case]), sum(matrix[other])
+    if not cases or not others:
+        return None
+    return Errors(federation.positive_class, matrix[case][other], cases, matrix[other][case], others)
 
 
 def draw_cards(models: Path) -> None:
@@ -90,11 +104,12 @@ def _draw_card(card: Card) -> None:
     st.markdown(f"**{federation.name}** :green-badge[published] :small[{card.name} {card.version}, from {card.run}]")
     show_federation(federation)
     with st.container(horizontal=True):
-        st.metric(
-            card.headline, percent(card.leading), width="content",
-            help=f"Of the {card.scored} model on {count(card.n_test, 'test image')} of all hospitals, before "
-            "quantisation. In brackets below: the 95% interval, a bootstrap over groups of images.",
-        )  # fmt: skip
+        for label, value, interval in _leading(card):
+            st.metric(
+                label, value, width="content",
+                help=f"Of the {card.scored} model on {count(card.n_test, 'test image')} of all hospitals, before "
+                f"quantisation. In brackets below: the 95% interval, {interval}.",
+            )  # fmt: skip
         st.metric(
             "Hospitals", f"{len(federation.hospital):,}", width="content",
             help=join_words([federation.display_name(hospital.id) for hospital in federation.hospital]),
@@ -104,8 +119,21 @@ def _draw_card(card: Card) -> None:
             help=f"{card.n_train:,} to train, {card.n_test:,} to test, the rest to choose the best round.",
         )  # fmt: skip
     score = f"{card.score}, n = {count(card.n_test, 'test image')}"
+    if card.errors is not None:
+        st.caption(card.errors.sentence(f"The {card.scored} model"))
     st.caption(f"{card.headline} of the {card.scored} model: {score}. Made for {federation.intended_input}.")
     st.page_link(
         "pages/4_Compare.py", label=f"Ask its {count(card.n_models, 'model')}", icon=":material/arrow_forward:",
         query_params={"model": card.name},
     )  # fmt: skip
+
+
+def _leading(card: Card) -> list[tuple[str, str, str]]:
+    """Label, value and kind of interval: of two classes what is missed and raised falsely, else the headline."""
+    if card.errors is None:
+        return [(card.headline, percent(card.leading), "a bootstrap over groups of images")]
+    wilson = "Wilson's, which takes every image for itself"
+    return [
+        ("Sensitivity", percent(1 - card.errors.missed / card.errors.cases), wilson),
+        ("Specificity", percent(1 - card.errors.false_alarms / card.errors.others), wilson),
+    ]

@@ -10,7 +10,7 @@ from engine.config import EXTERNAL, Federation
 from engine.results.rounds import ALL
 from engine.results.words import percent
 from ui.palette import model_order
-from ui.words import score_text
+from ui.words import Errors, score_text
 
 SCORES = {
     "macro_f1": "Macro-F1",
@@ -138,12 +138,8 @@ def _errors_sentence(federation: Federation, model: str, values: dict[str, Any])
     if positive is None or values.get("sensitivity") is None or values.get("specificity") is None:
         return ""
     cases = values["per_class"][positive]["support"]
-    healthy = values["n_images"] - cases
-    return (
-        f"{federation.model_name(model)} misses **{values['missed']:,} of {cases:,}** {positive} images (sensitivity "
-        f"{percent(values['sensitivity'])}) and raises **{values['false_alarms']:,} false alarms** on {healthy:,} "
-        f"others (specificity {percent(values['specificity'])}). "
-    )
+    errors = Errors(positive, values["missed"], cases, values["false_alarms"], values["n_images"] - cases)
+    return f"{errors.sentence(federation.model_name(model))} "
 
 
 def matrix_caption(cells: Cells, split: str) -> str:
@@ -152,10 +148,12 @@ def matrix_caption(cells: Cells, split: str) -> str:
         "validation": " Validation images chose the round of each model, so these figures flatter.",
         "external": " They come from elsewhere: no model was trained on them, and none was chosen by them.",
     }
+    of_two = any("sensitivity" in cell for row in cells.values() for cell in row.values())
+    errors = " Intervals of sensitivity and specificity are Wilson's, which take every image for itself."
     return (
         "Rows are models, columns the images they are scored on; the best of each column is bold; a cell's hover text "
         f"has its 95% interval. One image is {percent(1 / n_images)} of the accuracy on all {n_images:,} images, so "
-        f"small differences mean little.{told.get(split, '')}"
+        f"small differences mean little.{told.get(split, '')}{errors if of_two else ''}"
     )
 
 

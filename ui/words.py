@@ -1,8 +1,9 @@
 """Numbers as the pages alone show them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from engine.results.metrics import wilson_interval
 from engine.results.words import count, percent
 
 
@@ -13,6 +14,37 @@ def score_text(cell: Mapping[str, Any], metric: str) -> str:
         return percent(cell[metric])
     low, high = (f"{100 * end:.1f}" for end in interval)
     return f"{percent(cell[metric])} ({low}-{high})"
+
+
+def share_text(hits: int, n_images: int) -> str:
+    """A share of images with its Wilson interval: "97.5% (95.8-98.6)"."""
+    low, high = (f"{100 * end:.1f}" for end in wilson_interval(hits, n_images))
+    return f"{percent(hits / n_images)} ({low}-{high})"
+
+
+class Errors(NamedTuple):
+    """Of two classes: the disease, how many of its images are missed, and how many others are called it."""
+
+    positive: str
+    missed: int
+    cases: int
+    false_alarms: int
+    others: int
+
+    @property
+    def sensitivity(self) -> str:
+        return share_text(self.cases - self.missed, self.cases)
+
+    @property
+    def specificity(self) -> str:
+        return share_text(self.others - self.false_alarms, self.others)
+
+    def sentence(self, name: str) -> str:
+        return (
+            f"{name} misses **{self.missed:,} of {self.cases:,}** {self.positive} images, a sensitivity of "
+            f"{self.sensitivity}, and raises **{count(self.false_alarms, 'false alarm')}** on {self.others:,} others, "
+            f"a specificity of {self.specificity}."
+        )
 
 
 def format_bytes(number: float) -> str:

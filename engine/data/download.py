@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.catalogue import DataSet, RemoteFile
-from engine.errors import DataError
+from engine.errors import DataError, SpaceError
 from engine.results.files import cannot_write, read_json, write_json
 
 TIMEOUT_SECONDS = 30.0  # to connect, and between two pieces
@@ -76,12 +76,12 @@ def checksum(path: Path, kind: str) -> str:
 
 
 def require_space(folder: Path, n_bytes: int) -> None:
-    """Raises DataError where the disk that holds (or will hold) `folder` has not so much room and some to spare."""
+    """Raises SpaceError where the disk that holds (or will hold) `folder` has not so much room and some to spare."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < n_bytes + SPARE_BYTES:
         room = f"{free / 1e9:,.1f} GB free, about {(n_bytes + SPARE_BYTES) / 1e9:,.1f} GB needed"
-        raise DataError(f"{existing}: {room}; free some disk or name another folder")
+        raise SpaceError(f"{existing}: {room}; free some disk or name another folder")
 
 
 def _fetch(file: RemoteFile, part: Path, on_bytes: OnBytes) -> int | None:

@@ -91,7 +91,7 @@ def read_federation_data(
     external = None
     if federation.external is not None:
         told = _named(f"Reading {federation.external.name}", on_progress)
-        external = load_external(federation, federation.external, root, default_cache(), images, told)
+        external = load_external(federation, federation.external, root, default_cache(), holdings, told)
     look_alikes = find_look_alikes(np.concatenate([holding.decoded.greys for holding in holdings]))
     kept_together = [rows for rows in look_alikes if not too_large(len(rows), len(images))]
     splits = split_images(images, federation.split, kept_together, patients_span=federation.source is not None)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from engine.data.hospitals import LocalImage
 from engine.data.splits import group_images
 from engine.errors import DataError
+from engine.results.words import count
 from engine.sections import Partition
 
 MIN_GROUPS = 2  # a hospital of one group cannot both train and be tested
@@ -37,8 +38,8 @@ def deal_images(
     groups = group_images(images, patients_span=True)
     if len(groups) < MIN_GROUPS * len(hospitals):
         raise DataError(
-            f"the source holds {len(groups):,} groups (patients with their copies) for {len(hospitals)} hospitals that "
-            f"need {MIN_GROUPS} each; name fewer hospitals or add images"
+            f"the source holds {count(len(groups), 'group')} (patients with their copies) for {len(hospitals)} "
+            f"hospitals that need {MIN_GROUPS} each; name fewer hospitals or add images"
         )
     n_draws = MAX_DRAWS if config.alpha is not None else 1
     for draw in range(n_draws):

@@ -6,20 +6,17 @@ pooled arm do not depend on strategy and compression, so runs that differ in the
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from engine.config import Federation
 from engine.data.federation_data import FederationData
-from engine.errors import ConsiliumError, RunError
+from engine.errors import ConsiliumError
 from engine.federation.frozen import FeatureMemory
 from engine.federation.progress import OnTraining
 from engine.federation.training_run import reopen_run, start_run, train_run
-from engine.results.files import cannot_write
+from engine.results.lock import alone_with
 from engine.results.run_folder import Run
 from engine.results.sweeps import data_key, reference_key, require_one_federation, run_key, sweep_runs
 from engine.sections import Arm
@@ -123,7 +120,7 @@ def run_sweep(
     that were to be trained with it get a run of their own. Raises for what is wrong before one begins: images that are
     not there, starting weights that cannot be had.
     """
-    with _alone_with(name, artifacts):
+    with alone_with(artifacts / f".sweep-{name}.lock", f"sweep {name}: is being trained"):
         existing = sweep_runs(artifacts, name)
         require_one_federation(name, existing, points[0].federation)
         jobs = plan_sweep(points, existing)
@@ -166,22 +163,3 @@ class _DataMemory:
             self._data, self._key = None, key
             self._data = self._read(federation)
         return dataclasses.replace(self._data, federation=federation)
-
-
-@contextmanager
-def _alone_with(name: str, artifacts: Path) -> Iterator[None]:
-    """Two processes in one sweep would train everything twice."""
-    file = artifacts / f".sweep-{name}.lock"
-    lock = FileLock(file)
-    try:
-        artifacts.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise RunError(f"sweep {name}: is being trained by another process; wait for it or stop it first") from None
-    except OSError as error:
-        raise cannot_write(file, error) from None
-    try:
-        yield
-    finally:
-        lock.release()
-        file.unlink(missing_ok=True)

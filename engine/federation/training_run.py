@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from engine.config import Federation
 from engine.data.audit import require_trainable
@@ -23,7 +22,8 @@ from engine.federation.rounds import Rules, TrainingState, run_rounds
 from engine.federation.strategies import make_strategy
 from engine.federation.transports.in_process import InProcessTransport
 from engine.results.evaluation import evaluate_predictions
-from engine.results.files import cannot_write, write_atomically, write_json
+from engine.results.files import write_atomically, write_json
+from engine.results.lock import alone_with
 from engine.results.rounds import communication, drop_rounds_after, metric_tables, read_rounds, training_history
 from engine.results.run_folder import (
     Run,
@@ -101,7 +101,8 @@ def train_run(
     if run.read_json("dataset_splits.json") != data.splits_json():
         raise RunError(f"{run.folder}: the images are no longer those it began with; train anew")
     checkpoint = Checkpoint(run.folder, keep_rounds=federation.training.keep_rounds)
-    with _alone_with(run), _logging_to(run.folder / "training.log"):
+    lock_file = run.folder.with_name(f".{run.name}.lock")
+    with alone_with(lock_file, f"{run.folder}: is being trained"), _logging_to(run.folder / "training.log"):
         _sweep(run.folder)
         if not _is_evaluated(run, checkpoint):
             device = choose_device(federation.training)
@@ -121,7 +122,6 @@ def train_run(
         log.info("run %s is complete", run.name)
         checkpoint.remove()
         write_manifest(run.folder, run.config)
-    _lock_file(run).unlink(missing_ok=True)  # a finished run is never trained again
     return Run(run.folder)
 
 
@@ -225,26 +225,6 @@ def _sweep(folder: Path) -> None:
     for path in folder.rglob(".*"):
         if path.is_file():
             path.unlink()
-
-
-@contextmanager
-def _alone_with(run: Run) -> Iterator[None]:
-    """Two trainings in one run folder would undo each other; the lock goes with its process, however that ends."""
-    lock = FileLock(_lock_file(run))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise RunError(f"{run.folder}: is being trained by another process; wait for it or stop it first") from None
-    except OSError as error:
-        raise cannot_write(_lock_file(run), error) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _lock_file(run: Run) -> Path:
-    return run.folder.with_name(f".{run.name}.lock")
 
 
 class _LogFile(logging.Handler):

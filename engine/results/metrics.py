@@ -52,6 +52,17 @@ def balanced_accuracy(matrix: Integers) -> float:
     return float(per_class_scores(matrix)["recall"][present].mean()) if present.any() else 0.0
 
 
+def wilson_interval(hits: int, n_images: int) -> tuple[float, float]:
+    """95% interval of a share of one or more images, each for itself; it tells something even where all are hits.
+
+    Wilson, Journal of the American Statistical Association 22 (1927) 209-212.
+    """
+    share, z2 = hits / n_images, 1.959964**2
+    middle = (share + z2 / (2 * n_images)) / (1 + z2 / n_images)
+    half = (z2 * (share * (1 - share) / n_images + z2 / (4 * n_images**2))) ** 0.5 / (1 + z2 / n_images)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def expected_calibration_error(probabilities: Floats, labels: Integers, n_bins: int = ECE_BINS) -> float:
     """Mean |accuracy - confidence| over equal-width bins of the top probability, weighted by images.
 

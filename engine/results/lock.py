@@ -1,0 +1,30 @@
+"""One process at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from engine.errors import RunError
+from engine.results.files import cannot_write
+
+
+@contextmanager
+def alone_with(lock_file: Path, doing: str) -> Iterator[None]:
+    """Hold a lock that goes with its process, however that ends; its folder is made. Where another process holds it,
+    raises RunError: `doing`, "by another process", and what to do."""
+    from filelock import FileLock, Timeout  # here, because the dashboard reads results and locks nothing
+
+    lock = FileLock(lock_file)
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunError(f"{doing} by another process; wait for it or stop it first") from None
+    except OSError as error:
+        raise cannot_write(lock_file, error) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock_file.unlink()  # while it is held, so that it can be nobody else's by now
+        lock.release()
