@@ -88,8 +88,12 @@ class Columns(Section):
 
 
 class Source(Section):
-    """Images that lie together: a `folder` of class folders, or a CSV `manifest` of files below `images`."""
+    """Images that lie together: a `folder` of class folders, or a CSV `manifest` of files below `images`.
 
+    `archive` is a zip or tar in the data folder that holds them; it is unpacked once, into the cache.
+    """
+
+    archive: InsideRoot | None = None
     folder: InsideRoot | None = None
     manifest: InsideRoot | None = None
     images: InsideRoot | None = None
