@@ -125,6 +125,9 @@ def train(
     except KeyboardInterrupt:
         say(f"Stopped. Go on with: python -m engine train {federation_file} --resume {run.name}")
         raise typer.Exit(130) from None
+    if federation.pretext is not None:
+        say(f"Finished {run.folder}", f"What its encoder is worth: python -m engine probe {run.name} --labels 0.1")
+        return
     splits = run.read_json("evaluation.json")["splits"]
     titles = {"test": "Test images of all hospitals", EXTERNAL: f"External: {federation.display_name(EXTERNAL)}"}
     for split in (split for split in titles if split in splits):
