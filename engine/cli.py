@@ -20,6 +20,7 @@ from engine.data_commands import data_app
 from engine.errors import ConfigError, ConsiliumError, ImageError
 from engine.inference.panel import Panel, open_panel
 from engine.options import Arms, Artifacts, DataFolder, FederationFile, Models, Overrides, Preset, settings
+from engine.probe_command import probe_encoders
 from engine.results.files import write_json
 from engine.results.published import (
     current_version,
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.command("sweep")(train_sweep)
 app.command("table")(show_table)
+app.command("probe")(probe_encoders)
 ENGINE_ONLY = {"torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock"}
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="run-NNN, NAME (served version) or NAME@vN")]
