@@ -20,6 +20,7 @@ from engine.data_commands import data_app
 from engine.errors import ConfigError, ConsiliumError, ImageError
 from engine.inference.panel import Panel, open_panel
 from engine.options import Arms, Artifacts, DataFolder, FederationFile, Models, Overrides, Preset, settings
+from engine.probe_command import probe_encoders
 from engine.results.files import write_json
 from engine.results.published import (
     current_version,
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.command("sweep")(train_sweep)
 app.command("table")(show_table)
+app.command("probe")(probe_encoders)
 ENGINE_ONLY = {"torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock"}
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="run-NNN, NAME (served version) or NAME@vN")]
@@ -125,6 +127,9 @@ def train(
     except KeyboardInterrupt:
         say(f"Stopped. Go on with: python -m engine train {federation_file} --resume {run.name}")
         raise typer.Exit(130) from None
+    if federation.pretext is not None:
+        say(f"Finished {run.folder}", f"What its encoder is worth: python -m engine probe {run.name} --labels 0.1")
+        return
     splits = run.read_json("evaluation.json")["splits"]
     titles = {"test": "Test images of all hospitals", EXTERNAL: f"External: {federation.display_name(EXTERNAL)}"}
     for split in (split for split in titles if split in splits):

@@ -21,6 +21,7 @@ from engine.aggregation_config import (
     refuse_impossible,
 )
 from engine.errors import ConfigError, DataError
+from engine.pretext_config import PretextConfig, refuse_impossible_pretext
 from engine.sections import (
     ARMS,
     Arm,
@@ -31,12 +32,14 @@ from engine.sections import (
     Identifier,
     Location,
     ModelConfig,
+    ObjectiveName,
     Partition,
     Scanner,
     Section,
     Source,
     SplitConfig,
     TrainingConfig,
+    ViewsConfig,
 )
 
 Headline = Literal["macro_f1", "balanced_accuracy", "accuracy"]
@@ -47,7 +50,8 @@ EXTERNAL: Literal["external"] = "external"  # stands where a hospital's id stand
 RESERVED = ("all", "pooled", "global", "central", "federated", "local", "personal", EXTERNAL)  # words of the run folder
 SECTIONS: tuple[type[Section], ...] = (
     Hospital, Location, Scanner, Source, Columns, Partition, External,
-    SplitConfig, ModelConfig, TrainingConfig, AugmentConfig, CommunicationConfig, *STRATEGIES.values(),
+    SplitConfig, ModelConfig, TrainingConfig, AugmentConfig, CommunicationConfig, PretextConfig, ViewsConfig,
+    *STRATEGIES.values(),
 )  # fmt: skip
 
 
@@ -72,6 +76,7 @@ class Federation(Section):
     training: TrainingConfig = TrainingConfig()
     aggregation: AggregationConfig = FedAvgConfig()
     communication: CommunicationConfig = CommunicationConfig()
+    pretext: PretextConfig | None = Field(None, description="learn without labels; docs/pretext.md")
     arms: tuple[Arm, ...] = ARMS
     hospital: tuple[Hospital, ...] = Field(min_length=1)
 
@@ -101,6 +106,7 @@ class Federation(Section):
             )
         self._check_origins()
         refuse_impossible(self.aggregation, self.communication, self.training, self.model, len(self.hospital))
+        refuse_impossible_pretext(self.pretext, self.aggregation, self.training, self.model, self.hospital)
         return self
 
     def _check_origins(self) -> None:
@@ -158,6 +164,17 @@ class Federation(Section):
             for folder, label in aliases.items():
                 meanings.setdefault(normalise(folder), set()).add(label)
         return {folder: label for folder, label in merged.items() if len(meanings[normalise(folder)]) == 1}
+
+    @property
+    def objectives(self) -> dict[str, ObjectiveName]:
+        """What each hospital learns without labels, by its id; empty where the federation learns its labels."""
+        if self.pretext is None:
+            return {}
+        return {hospital.id: hospital.objective or self.pretext.objective for hospital in self.hospital}
+
+    def labelled_fraction(self, hospital: Hospital) -> float:
+        """The share of the hospital's training images whose labels are used."""
+        return hospital.labelled_fraction or self.training.labelled_fraction
 
     @property
     def positive_class(self) -> str | None:

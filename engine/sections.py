@@ -11,7 +11,9 @@ Arm = Literal["federated", "local", "central"]
 ARMS: tuple[Arm, ...] = ("federated", "local", "central")
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+ObjectiveName = Literal["rotation", "simclr", "simsiam"]
 Word = Annotated[str, Field(min_length=1)]
 
 
@@ -42,10 +44,25 @@ class Scanner(Section):
     blur: float = Field(0.0, ge=0, le=20, description="Gaussian radius in pixels of the decoded image")
 
 
+class ViewsConfig(Section):
+    """How a view of an image is drawn where nobody has labels; 1 (crop), 0 or false switch a change off.
+
+    Nothing here turns an image: rotation's labels would be wrong.
+    """
+
+    crop: Share = Field(0.2, description="smallest share of the image's area that a view shows")
+    flip: bool = Field(True, description="left and right; before rotation turns the view, so its label stays right")
+    jitter: float = Field(0.4, ge=0, lt=1, description="brightness, contrast; in colour saturation too, hue a quarter")
+    grayscale: float = Field(0.0, ge=0, le=1, description="share of views without their colour")
+    blur: float = Field(0.0, ge=0, le=10, description="largest standard deviation of a Gaussian, in pixels as trained")
+    noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation, of black to white")
+
+
 class Hospital(Section):
     """The owner of one local data set. `aliases` maps its own folder names to the federation's classes.
 
     `folder` is its own; of a manifest with a hospital column it has `source` instead, its words in that column.
+    `objective` and `views` stand for those of [pretext] here; `labelled_fraction` for that of [training].
     """
 
     id: Identifier
@@ -56,6 +73,9 @@ class Hospital(Section):
     specialty: str = ""
     aliases: dict[str, str] = {}
     scanner: Scanner | None = None
+    objective: ObjectiveName | None = None
+    views: ViewsConfig | None = None
+    labelled_fraction: Share | None = None
 
 
 class Columns(Section):
@@ -68,8 +88,12 @@ class Columns(Section):
 
 
 class Source(Section):
-    """Images that lie together: a `folder` of class folders, or a CSV `manifest` of files below `images`."""
+    """Images that lie together: a `folder` of class folders, or a CSV `manifest` of files below `images`.
 
+    `archive` is a zip or tar in the data folder that holds them; it is unpacked once, into the cache.
+    """
+
+    archive: InsideRoot | None = None
     folder: InsideRoot | None = None
     manifest: InsideRoot | None = None
     images: InsideRoot | None = None
@@ -154,7 +178,7 @@ class ModelConfig(Section):
     federated model), or a .safetensors/.pth file. `freeze_backbone` trains the head alone, on features computed once.
     """
 
-    architecture: Literal["resnet18", "efficientnet-lite0", "compact-cnn", "patch-cnn"] = "resnet18"
+    architecture: Literal["resnet18", "resnet50", "efficientnet-lite0", "compact-cnn", "patch-cnn"] = "resnet18"
     weights: str = "none"
     freeze_backbone: bool = False
     image_size_px: int = Field(128, ge=32, le=1024)
@@ -166,7 +190,7 @@ class ModelConfig(Section):
         if self.freeze_backbone and self.weights == "none":
             raise ValueError("freeze_backbone needs weights: a frozen random backbone learns nothing")
         if self.architecture in ("compact-cnn", "patch-cnn") and self.weights == "imagenet":
-            raise ValueError("weights = 'imagenet' exist for resnet18 and efficientnet-lite0 only")
+            raise ValueError("weights = 'imagenet' exist for resnet18, resnet50 and efficientnet-lite0 only")
         return self
 
 
@@ -196,6 +220,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "float32"] = Field("auto", description="auto: bf16 where the machine multiplies it")
     hospital_fraction: float = Field(1.0, gt=0, le=1)
     min_hospitals: int = Field(1, ge=1)
+    labelled_fraction: Share = Field(1.0, description="of each hospital's training images; the others stay unused")
     keep_rounds: bool = False
     views: int = Field(
         0, ge=0, le=1000, description="frozen backbone: augmented views of each image to cache; 0: the plain image"

@@ -137,7 +137,7 @@ def test_a_bad_value_is_refused_with_file_line_and_key(tmp_path: Path, text: str
         (GOOD + "\n[model]\nfreeze_backbone = true\n", "freeze_backbone needs weights"),
         (
             GOOD + '\n[model]\narchitecture = "compact-cnn"\nweights = "imagenet"\n',
-            "exist for resnet18 and efficientnet-lite0 only",
+            "exist for resnet18, resnet50 and efficientnet-lite0 only",
         ),
     ],
 )

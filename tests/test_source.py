@@ -1,6 +1,7 @@
 """Pooled sources: a folder or a manifest, whose images are whose, and one clear line for whatever is wrong."""
 
 import csv
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from engine.config import Federation, load_federation
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.scanner import apply_scanner
+from engine.data.unpacked import unpack_once
 from engine.errors import ConfigError, DataError
 from engine.sections import Scanner
 from tests.conftest import Command
@@ -357,3 +359,22 @@ def test_a_scanner_changes_its_own_hospitals_pixels_alone_and_the_cache_knows(tm
         assert shifted.holdings[1].pixels.std() < 0.5 * plain.holdings[1].pixels.std()
     again = read(tmp_path, root, MANIFEST + TAKEN)
     assert np.array_equal(again.holdings[1].pixels, plain.holdings[1].pixels)
+
+
+def test_an_archive_is_unpacked_once_and_never_outside(tmp_path: Path) -> None:
+    archive = tmp_path / "set.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("train/cat/1.png", b"one")
+        opened.writestr("train/dog/2.png", b"two")
+    folder = unpack_once(archive, tmp_path / "cache")
+    assert (folder / "train" / "cat" / "1.png").read_bytes() == b"one"
+    (folder / "train" / "cat" / "1.png").write_bytes(b"kept")
+    assert unpack_once(archive, tmp_path / "cache") == folder
+    assert (folder / "train" / "cat" / "1.png").read_bytes() == b"kept", "not unpacked again"
+    assert not list((tmp_path / "cache").glob(".*"))
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("../out.png", b"out")
+    with pytest.raises(DataError, match="leads out of it"):
+        unpack_once(archive, tmp_path / "cache")
+    with pytest.raises(DataError, match="no such archive"):
+        unpack_once(tmp_path / "none.zip", tmp_path / "cache")

@@ -64,6 +64,7 @@ def rounds_table(lines: list[RoundLine]) -> pd.DataFrame:
     rows = []
     for line in lines:
         fit, seen = line.fit, line.validation
+        matrix = seen.confusion_matrix if seen else None
         rows.append(
             {
                 "arm": line.arm,
@@ -83,7 +84,7 @@ def rounds_table(lines: list[RoundLine]) -> pd.DataFrame:
                 "loss": seen.loss if seen else None,
                 "accuracy": seen.accuracy if seen else None,
                 "macro_f1": seen.macro_f1 if seen else None,
-                "balanced_accuracy": balanced_accuracy(np.array(seen.confusion_matrix)) if seen else None,
+                "balanced_accuracy": None if matrix is None else balanced_accuracy(np.array(matrix)),
             }
         )
     columns = "arm model round hospital failure is_best_so_far seconds n_trained train_loss train_accuracy fit_seconds"

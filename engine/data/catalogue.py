@@ -13,7 +13,6 @@ NOT_THE_DEALING = (
     "federations/brain-mri.toml reads three hospital folders, and how these images were dealt to them is not public; "
     "describe your own hospitals in federations/NAME.toml, with folders such as Training (README: Your own hospitals)"
 )
-NO_FEDERATION = "no bundled federation reads it; describe your hospitals in a TOML (README: Your own hospitals)"
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ _SETS = (
             _rule(r"(?:data_batch_[1-5])\.bin", "train"),
             _rule(r"test_batch\.bin", "test"),
         ),
-        layouts=(Layout(("cifar10-train.zip",), note=NO_FEDERATION),),
+        layouts=(Layout(("cifar10-train.zip",), federation="cifar10-ssl"),),
         packed=True,
         hint="take cifar-10-binary.tar.gz; the Python version holds pickles, which are never opened here",
     ),

@@ -20,6 +20,7 @@ from engine.data.phantoms import write_phantoms
 from engine.data.skew import measure_skew
 from engine.data.source import by_hospital, read_source, unowned_findings
 from engine.data.splits import SplitImage, split_images
+from engine.data.unpacked import unpack_once
 
 OnProgress = Callable[[str, int, int], None]  # what, done, of
 
@@ -86,6 +87,8 @@ def read_federation_data(
     if federation.phantom_seed is not None and data is None and not root.exists():
         write_phantoms(root, seed=federation.phantom_seed, progress=_named("Drawing phantoms", on_progress))
     require_data_root(root)
+    if federation.source is not None and federation.source.archive is not None:
+        root = unpack_once(root / federation.source.archive, default_cache().with_name("unpacked"))
     holdings, findings = _load_holdings(federation, root, on_progress)
     images: Sequence[LocalImage] = [image for holding in holdings for image in holding.images]
     external = None

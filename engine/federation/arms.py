@@ -1,6 +1,6 @@
 """Which models a run trains, whose images train each, and whose validation images choose its round."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,9 +9,10 @@ import numpy as np
 from engine.config import EXTERNAL
 from engine.data.external import ExternalSet
 from engine.data.federation_data import FederationData
-from engine.data.splits import PARTS, Part
+from engine.data.labelled import labelled_part
+from engine.data.splits import PARTS, Part, SplitImage
 from engine.errors import DataError
-from engine.sections import Arm
+from engine.sections import Arm, Hospital
 from engine.training.images import ImageSet, Portion, TrainingSet
 
 POOLED = "pooled"
@@ -62,13 +63,14 @@ def plan_models(data: FederationData, sets: Sets | None = None) -> list[ModelPla
 
 
 def image_sets(data: FederationData, part: Shown) -> dict[str, ImageSet]:
-    """By hospital id, in the federation's order; a hospital without images in this part has none.
+    """By hospital id, in the federation's order; a hospital without images in this part has none. Of training images
+    those whose labels the federation uses.
 
     The external test set is no hospital's: it stands alone, under its own name.
     """
     if part == EXTERNAL:
         return {EXTERNAL: _external(data, data.external)} if data.external is not None else {}
-    sets = {hospital.id: ImageSet([_portion(data, part, hospital.id)]) for hospital in data.federation.hospital}
+    sets = {one.id: ImageSet([portion_of(data, one.id, _mine(data, part, one))]) for one in data.federation.hospital}
     return {hospital: images for hospital, images in sets.items() if len(images)}
 
 
@@ -78,10 +80,17 @@ def _external(data: FederationData, external: ExternalSet) -> ImageSet:
     return ImageSet([Portion(external.holding.pixels, np.arange(len(images)), labels)])
 
 
-def _portion(data: FederationData, part: Part, hospital: str) -> Portion:
+def _mine(data: FederationData, part: Part, hospital: Hospital) -> list[SplitImage]:
+    mine = [split for split in data.splits if split.part == part and split.image.hospital == hospital.id]
+    if part != "train":
+        return mine
+    return labelled_part(mine, data.federation.labelled_fraction(hospital), data.federation.split.seed)
+
+
+def portion_of(data: FederationData, hospital: str, images: Sequence[SplitImage]) -> Portion:
+    """These images of one hospital, in their order."""
     holding = next(holding for holding in data.holdings if holding.hospital.id == hospital)
     row_of = {image.path: row for row, image in enumerate(holding.images)}
-    mine = [split.image for split in data.splits if split.part == part and split.image.hospital == hospital]
-    labels = [data.federation.classes.index(image.label) for image in mine]
-    rows = [row_of[image.path] for image in mine]
+    labels = [data.federation.classes.index(split.image.label) for split in images]
+    rows = [row_of[split.image.path] for split in images]
     return Portion(holding.pixels, np.array(rows, np.int64), np.array(labels, np.int64))

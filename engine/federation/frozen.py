@@ -54,5 +54,6 @@ def _origin(data: FederationData) -> str:
     model = federation.model.model_dump(mode="json", exclude={"dropout"})
     views = [federation.training.augment.model_dump(), federation.training.seed] if federation.training.views else []
     scanners = {one.id: one.scanner.model_dump() for one in federation.hospital if one.scanner is not None}
-    parts = [model, federation.training.views, views, scanners, str(data.root.absolute()), data.splits_json()]
+    labelled = [federation.labelled_fraction(one) for one in federation.hospital]
+    parts = [model, federation.training.views, views, scanners, labelled, str(data.root.absolute()), data.splits_json()]
     return json.dumps(parts)

@@ -19,6 +19,7 @@ from engine.sections import TrainingConfig
 from engine.training.images import TrainingSet
 from engine.training.local import train_locally
 from engine.training.networks import Network, Tensors
+from engine.training.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,12 @@ def train_one_round(
     *,
     device: torch.device,
     on_images: Callable[[int], None],
+    objective: Objective | None = None,
 ) -> tuple[Update, Tensors]:
     """The update, and what the hospital keeps for its next round: "private/", "residual/" and its rule's tensors.
 
-    `kept` is what the last round left. Raises UpdateError where training left no finite numbers.
+    `kept` is what the last round left. Without an `objective` the hospital learns its labels. Raises UpdateError where
+    training left no finite numbers.
     """
     started = time.perf_counter()
     load_model(network, message.sent, kept)
@@ -57,6 +60,7 @@ def train_one_round(
         round_number=message.round_number,
         seed=derive_seed(training.seed, message.round_number, message.hospital),
         device=device,
+        objective=objective,
         on_images=on_images,
         on_gradients=rule.adjust_gradients if rule else None,
     )
@@ -65,7 +69,7 @@ def train_one_round(
     epochs = tuple(Epoch(loss=s.loss, accuracy=s.accuracy, seconds=s.seconds) for s in scores)
     beside, own = rule.finish() if rule else ({}, {})
     trained = {name: tensor.detach() for name, tensor in network.state_dict().items()}
-    private = {name: trained.pop(name).clone() for name in rules.strategy.private(network)}
+    private = {name: trained.pop(name).clone() for name in rules.private(network)}
     payload, residual = encode({**trained, **beside}, message.sent, of_kind("residual", kept), rules.communication)
     after = {**own, **label("private", private), **label("residual", residual)}
     if not all(all_finite(tensor) for tensor in after.values() if tensor.is_floating_point()):

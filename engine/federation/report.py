@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from engine.federation.transports import ValidationReply
+from engine.federation.transports import AnyReply, PretextReply
 from engine.federation.updates import HospitalFailure, Update
 from engine.results.metrics import macro_f1
 from engine.results.rounds import ALL, Fit, RoundLine, Validation
@@ -36,22 +36,30 @@ class RoundReport:
     def add_failure(self, hospital: str, reason: str) -> None:
         self.failures[hospital] = reason
 
-    def add_validation(self, reply: ValidationReply | HospitalFailure) -> None:
+    def add_validation(self, reply: AnyReply) -> None:
         if isinstance(reply, HospitalFailure):
             self.add_failure(reply.hospital, reply.reason)
         elif not math.isfinite(reply.loss):
             self.has_diverged = True
             self.add_failure(reply.hospital, "its validation loss is no finite number")
+        elif isinstance(reply, PretextReply):
+            self.validations[reply.hospital] = Validation(
+                n_images=reply.n_images, loss=reply.loss, accuracy=reply.share
+            )
         else:
             self.validations[reply.hospital] = _validation(reply.loss, reply.confusion_matrix)
 
     def validation(self) -> Validation | None:
-        """The hospitals' counts added up; None when no hospital holds validation images."""
+        """The hospitals' counts added up, or their means; None when no hospital holds validation images."""
         seen = list(self.validations.values())
         if not seen:
             return None
-        matrix = np.sum([validation.confusion_matrix for validation in seen], axis=0)
-        return _validation(_mean((v.loss, v.n_images) for v in seen), matrix)
+        loss = _mean((v.loss, v.n_images) for v in seen)
+        matrices = [v.confusion_matrix for v in seen if v.confusion_matrix is not None]
+        if matrices:
+            return _validation(loss, np.sum(matrices, axis=0))
+        share = _mean((v.accuracy, v.n_images) for v in seen)
+        return Validation(n_images=sum(v.n_images for v in seen), loss=loss, accuracy=share)
 
     def lines(self, arm: Arm, model: str, round_number: int, *, seconds: float, is_best: bool) -> list[RoundLine]:
         """One line per hospital that had a part in the round, then the one that sums it up."""

@@ -5,7 +5,7 @@ images; the average of a single update is that update. So the arms differ in who
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
@@ -22,7 +22,8 @@ from engine.federation.transports import Transport
 from engine.federation.updates import HospitalFailure, Update, check_update, count_bytes
 from engine.results.rounds import RoundLine
 from engine.sections import Arm, TrainingConfig
-from engine.training.networks import Tensors
+from engine.training.networks import Network, Tensors
+from engine.training.pretext import HEADS
 
 
 @dataclass
@@ -58,10 +59,28 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class Rules:
-    """How the federated arm aggregates, and how its updates travel; the defaults are every other arm's."""
+    """How the federated arm aggregates, and how its updates travel; the defaults are every other arm's.
+
+    Where hospitals learn without labels, `objectives` says which of them learns what, and `private_heads` whether the
+    heads stay at the hospitals.
+    """
 
     strategy: AnyStrategy = field(default_factory=FedAvg)
     communication: CommunicationConfig = field(default_factory=CommunicationConfig)
+    objectives: Mapping[str, str] = field(default_factory=dict)
+    private_heads: bool = False
+
+    def message(self, sent: Tensors, hospital: str) -> Tensors:
+        """What of a round's tensors this hospital gets and must answer with: all but heads of others' objectives."""
+        if hospital not in self.objectives:
+            return sent
+        own = f"{HEADS}.{self.objectives[hospital]}."
+        return {n: tensor for n, tensor in sent.items() if n.startswith(own) or not n.startswith(f"{HEADS}.")}
+
+    def private(self, network: Network) -> frozenset[str]:
+        """Names of the network's tensors that never leave a hospital."""
+        heads = [name for name in network.state_dict() if self.private_heads and name.startswith(f"{HEADS}.")]
+        return self.strategy.private(network).union(heads)
 
 
 def run_rounds(
@@ -83,12 +102,13 @@ def run_rounds(
         report = RoundReport()
         sent = rules.strategy.sends(state.weights, state.server)
         chosen = choose_hospitals(transport.trainers, config, number)
-        updates = usable(transport.train(sent, number, chosen), sent, rules.communication, report)
+        updates = usable(transport.train(sent, number, chosen), sent, rules, report)
         aggregated = rules.strategy.aggregate(updates, sent, state.server)
         needed = max(min(config.min_hospitals, len(chosen)), rules.strategy.config.minimum())
         if aggregated is None or len(report.fits) < needed:
             raise too_few(report, needed)
-        state.weights, state.server = aggregated
+        new, state.server = aggregated
+        state.weights = {**state.weights, **new}  # a head that nobody sent stays as it was
         transport.settle(refused=report.failures.keys())
         state.hospitals = transport.kept()
         for reply in transport.validate(state.weights, number):
@@ -110,7 +130,7 @@ def choose_hospitals(hospitals: Sequence[str], config: TrainingConfig, round_num
 
 
 def usable(
-    replies: Iterable[Update | HospitalFailure], sent: Tensors, communication: CommunicationConfig, report: RoundReport
+    replies: Iterable[Update | HospitalFailure], sent: Tensors, rules: Rules, report: RoundReport
 ) -> Iterator[Update]:
     """The updates that can be read and pass the check, as they arrive; a hospital that fails is reported, left out."""
     for reply in replies:
@@ -118,12 +138,13 @@ def usable(
             report.add_failure(reply.hospital, reply.reason)
             continue
         try:
-            update = decode(reply, sent, communication)
-            check_update(update, like=sent)
+            message = rules.message(sent, reply.hospital)
+            update = decode(reply, message, rules.communication)
+            check_update(update, like=message)
         except UpdateError as error:
             report.add_failure(reply.hospital, str(error))
             continue
-        report.add_update(reply, bytes_down=count_bytes(sent))
+        report.add_update(reply, bytes_down=count_bytes(message))
         yield update
 
 
@@ -138,7 +159,8 @@ def diverged(report: RoundReport) -> RunError:
 
 
 def keep_if_best(state: TrainingState, report: RoundReport) -> bool:
-    """Keep this round's weights if they are the best by validation macro-F1 so far, ties to the lower loss.
+    """Keep this round's weights if they are the best by validation macro-F1 so far, ties to the lower loss; where
+    nobody has labels, by the lower loss alone.
 
     Without validation images the last round stands. A round whose model fails on some hospital's images never does.
     """
@@ -146,8 +168,9 @@ def keep_if_best(state: TrainingState, report: RoundReport) -> bool:
         return False
     seen = report.validation()
     if seen is not None:
-        if (seen.macro_f1, -seen.loss) <= (state.best_macro_f1, -state.best_loss):
+        score = 0.0 if seen.macro_f1 is None else seen.macro_f1
+        if (score, -seen.loss) <= (state.best_macro_f1, -state.best_loss):
             return False
-        state.best_macro_f1, state.best_loss = seen.macro_f1, seen.loss
+        state.best_macro_f1, state.best_loss = score, seen.loss
     state.best_weights, state.best_round, state.best_hospitals = state.weights, state.round, state.hospitals
     return True

@@ -19,13 +19,14 @@ from engine.federation.named_tensors import label, of_kind
 from engine.federation.predictions import predict_all
 from engine.federation.progress import OnTraining, ProgressReport
 from engine.federation.rounds import Rules, TrainingState, run_rounds
-from engine.federation.strategies import make_strategy
+from engine.federation.tasks import make_tasks, rules_of, with_heads
 from engine.federation.transports.in_process import InProcessTransport
 from engine.results.evaluation import evaluate_predictions
-from engine.results.files import write_atomically, write_json
+from engine.results.files import sha256_of, write_atomically, write_json
 from engine.results.lock import alone_with
 from engine.results.rounds import communication, drop_rounds_after, metric_tables, read_rounds, training_history
 from engine.results.run_folder import (
+    EVALUATION,
     Run,
     RunConfig,
     create_run,
@@ -35,7 +36,7 @@ from engine.results.run_folder import (
     write_manifest,
     write_table,
 )
-from engine.training.build import build_network
+from engine.training.build import build_network, weights_file
 from engine.training.device import choose_device
 from engine.training.features import HeadNetwork
 from engine.training.networks import Network, Tensors
@@ -67,6 +68,7 @@ def start_run(
         federation=data.federation,
         sweep=sweep,
         changes=tuple(changes),
+        starting_weights_sha256=_sha256_of_start(federation, artifacts),
     )
     write_json(folder / "environment.json", environment)
     write_json(folder / "audit.json", data.audit.model_dump(mode="json"))
@@ -107,7 +109,10 @@ def train_run(
         if not _is_evaluated(run, checkpoint):
             device = choose_device(federation.training)
             seed = federation.training.seed
-            network = build_network(federation.model, len(federation.classes), seed, run.folder.parent).to(device)
+            network = build_network(federation.model, len(federation.classes), seed, run.folder.parent)
+            if run.config.starting_weights_sha256 not in (None, _sha256_of_start(federation, run.folder.parent)):
+                raise RunError(f"{run.folder}: {federation.model.weights} is not as it was when it began; train anew")
+            network = with_heads(network, federation).to(device)
             sets: Sets = {part: image_sets(data, part) for part in SHOWN}
             if federation.model.freeze_backbone:
                 log.info("computing the features of every image, once")
@@ -118,7 +123,9 @@ def train_run(
             start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
             _train_models(run, plans, federation, network, start, device, checkpoint, on_training)
             _write_weights(run, plans, checkpoint, start)
-            _write_results(run, plans, data, sets, network, device)
+            if federation.pretext is None:
+                _write_predictions(run, plans, data, sets, network, device)
+            _write_results(run, data)
         log.info("run %s is complete", run.name)
         checkpoint.remove()
         write_manifest(run.folder, run.config)
@@ -135,10 +142,15 @@ def _train_models(
     checkpoint: Checkpoint,
     on_training: OnTraining,
 ) -> None:
-    strategy = make_strategy(federation.aggregation, len(federation.hospital))
-    private = strategy.private(network)
+    federated_rules = rules_of(federation)
+    private = federated_rules.private(network)
     shared = {name: tensor for name, tensor in start.items() if name not in private}
-    begun = {plan.model: shared if plan.arm == "federated" else start for plan in plans}
+    tasks = {plan.model: make_tasks(network, federation, plan.arm) for plan in plans}
+    begun = {plan.model: shared for plan in plans if plan.arm == "federated"}
+    for plan in plans:
+        if plan.arm != "federated":  # one trainer, and all that its network has
+            (trainer,) = plan.training_sets
+            begun[plan.model] = {name: start[name] for name in tasks[plan.model][trainer].network.state_dict()}
     states = {model: checkpoint.read(model) or TrainingState(weights, weights) for model, weights in begun.items()}
     drop_rounds_after(run.folder / "rounds.jsonl", {model: state.round for model, state in states.items()})
     report = ProgressReport(
@@ -154,7 +166,7 @@ def _train_models(
         log.info("%s: from round %d to %d", plan.model, state.round, federation.training.rounds)
         federated = plan.arm == "federated"
         # The other arms answer what would be without a federation: its strategy and compression are not theirs.
-        rules = Rules(strategy, federation.communication) if federated else Rules()
+        rules = federated_rules if federated else Rules()
         transport = InProcessTransport(
             network,
             federation,
@@ -165,6 +177,7 @@ def _train_models(
             rules=rules,
             kept=state.hospitals,
             at_start=label("private", {name: start[name] for name in private}) if federated else {},
+            tasks=tasks[plan.model],
         )
         run_rounds(plan.arm, plan.model, federation.training, transport, state, checkpoint, rules)
 
@@ -184,12 +197,23 @@ def _write_weights(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint,
                     save_tensors(run.folder / weights_name(f"personal/{hospital}"), {**start, **best, **own})
 
 
-def _write_results(
+def _write_predictions(
     run: Run, plans: Sequence[ModelPlan], data: FederationData, sets: Sets, network: Network, device: torch.device
 ) -> None:
-    """Every model's predictions, and all that follows from them."""
+    """Every model's predictions, and what follows from them."""
     predictions = predict_all(run, plans, data, sets, network, device)
     write_atomically(run.folder / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False))
+    evaluation = evaluate_predictions(
+        predictions,
+        data.federation.classes,
+        shared_classes=shared_classes(data),
+        positive=data.federation.positive_class,
+    )
+    write_json(run.folder / EVALUATION, evaluation)
+
+
+def _write_results(run: Run, data: FederationData) -> None:
+    """What follows from the rounds."""
     lines = read_rounds(run.folder / "rounds.jsonl")
     write_json(run.folder / "training_history.json", training_history(lines))
     for name, rows in metric_tables(lines).items():
@@ -206,18 +230,16 @@ def _write_results(
         ),
     }
     write_json(run.folder / "communication.json", traffic)
-    evaluation = evaluate_predictions(
-        predictions,
-        data.federation.classes,
-        shared_classes=shared_classes(data),
-        positive=data.federation.positive_class,
-    )
-    write_json(run.folder / "evaluation.json", evaluation)
+
+
+def _sha256_of_start(federation: Federation, artifacts: Path) -> str | None:
+    file = weights_file(federation.model, artifacts)
+    return None if file is None else sha256_of(file)
 
 
 def _is_evaluated(run: Run, checkpoint: Checkpoint) -> bool:
-    """Stopped between its last result and its manifest: the evaluation is written after all else."""
-    return (run.folder / "evaluation.json").is_file() and not checkpoint.folder.is_dir()
+    """Stopped between its last result and its manifest: the traffic is written after all else."""
+    return (run.folder / "communication.json").is_file() and not checkpoint.folder.is_dir()
 
 
 def _sweep(folder: Path) -> None:

@@ -60,6 +60,7 @@ def publish_run(
     """
     if not NAME.fullmatch(name):
         raise ModelError(f"'{name}' is no model name; use lower-case letters, digits and '-'")
+    run.require_labels()
     private = run.federation.aggregation.keeps_private
     if private and "federated" in run.federation.arms:
         raise ModelError(

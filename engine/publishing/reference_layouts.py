@@ -40,6 +40,7 @@ def export_run(run: Run, layout: str, to: Path) -> None:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ConfigError(f"--to {to}: is there already and not an empty folder; give a new one")
         run.verify(with_weights=True)
+        run.require_labels()
         target.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{target.name}.exporting-"
         for left_over in target.parent.glob(f"{prefix}*"):  # of an export that was killed

@@ -41,6 +41,7 @@ def empty_network(run: Run) -> Network:
 
 def open_run_panel(run: Run) -> Panel:
     """A run's own weights as a panel; scores in torch, float32."""
+    run.require_labels()
     run.verify(with_weights=True)
     return Panel(run.federation, {model: TorchModel(load_network(run, model)) for model in run_models(run)})
 

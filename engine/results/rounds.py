@@ -39,13 +39,17 @@ class Fit(_Line):
 
 
 class Validation(_Line):
-    """The round's model on validation images. `confusion_matrix` counts (true class, predicted class)."""
+    """The round's model on validation images. `confusion_matrix` counts (true class, predicted class).
+
+    Where hospitals learn without labels there is none, and no macro-F1; loss and accuracy are those of their
+    objectives (engine/training/objectives), and in the "all" line means over unlike scales, comparable over rounds.
+    """
 
     n_images: int
     loss: float
     accuracy: float
-    macro_f1: float
-    confusion_matrix: tuple[tuple[int, ...], ...]
+    macro_f1: float | None = None
+    confusion_matrix: tuple[tuple[int, ...], ...] | None = None
 
 
 class RoundLine(_Line):
@@ -91,7 +95,8 @@ def summaries(lines: Sequence[RoundLine], model: str) -> list[RoundLine]:
 
 
 def best_round(lines: Sequence[RoundLine], model: str) -> int | None:
-    """The round whose weights stand for the model: best validation macro-F1, ties to the lower loss."""
+    """The round whose weights stand for the model: best validation macro-F1, ties to the lower loss; without labels
+    the lowest loss."""
     best = [line.round for line in summaries(lines, model) if line.is_best_so_far]
     return best[-1] if best else None
 
@@ -133,7 +138,8 @@ def metric_tables(lines: Sequence[RoundLine]) -> dict[str, list[dict[str, float 
         if line.validation:
             seen = line.validation
             row = {"num_examples": seen.n_images, "loss": seen.loss, "accuracy": seen.accuracy}
-            tables[f"eval_{suffix}"].append({**start, **row, "macro_f1": seen.macro_f1})
+            chosen_by = {} if seen.macro_f1 is None else {"macro_f1": seen.macro_f1}
+            tables[f"eval_{suffix}"].append({**start, **row, **chosen_by})
     return tables
 
 

@@ -21,6 +21,7 @@ from engine.results.files import M, read_json, read_model, sha256_of, write_atom
 from engine.results.rounds import RoundLine, read_rounds
 
 RUN_NAME = re.compile(r"run-(\d{3,})")
+EVALUATION = "evaluation.json"
 
 
 class FileEntry(BaseModel):
@@ -47,7 +48,8 @@ class RunConfig(BaseModel):
     """`config.json`: the whole federation as it was trained.
 
     `changes` are the settings that were given beside the file, as `--set` takes them; `sweep` names the sweep that a
-    run belongs to. Runs from before there were any have neither.
+    run belongs to, and `starting_weights_sha256` is of the file that model.weights named: of run-NNN its federated
+    model's. Runs from before there were any have none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +59,7 @@ class RunConfig(BaseModel):
     federation: Federation
     sweep: str | None = None
     changes: tuple[str, ...] = ()
+    starting_weights_sha256: str | None = None
 
 
 class Progress(BaseModel):
@@ -101,6 +104,14 @@ class Run:
     def federation(self) -> Federation:
         return self.config.federation
 
+    def require_labels(self) -> None:
+        """Raise RunError where the run learned without labels: it has an encoder, and no model that says anything."""
+        if self.federation.pretext is not None:
+            raise RunError(
+                f"{self.folder}: learned without labels, so it has an encoder and no opinions; start a supervised "
+                f"training with --set model.weights={self.name}, or ask what it is worth with probe {self.name}"
+            )
+
     def rounds(self) -> list[RoundLine]:
         return read_rounds(self.folder / "rounds.jsonl")
 
@@ -108,6 +119,8 @@ class Run:
         try:
             return read_json(self.folder / name)
         except FileNotFoundError:
+            if name == EVALUATION:
+                self.require_labels()
             raise RunError(f"{self.folder / name}: is missing; the run folder is incomplete") from None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.folder / name}: cannot be read ({error}); the run folder is damaged") from None
@@ -124,6 +137,7 @@ class Run:
 
     def predictions(self) -> pd.DataFrame:
         """Columns model, split, hospital, group, path, label, logits (float32 list), one row per image and model."""
+        self.require_labels()
         try:
             return pd.read_parquet(self.folder / "predictions.parquet")
         except (OSError, ValueError) as error:

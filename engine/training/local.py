@@ -8,20 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from engine.results.metrics import Floats
 from engine.sections import ModelConfig, TrainingConfig
 from engine.training.device import autocast, seeded
 from engine.training.images import TrainingSet
 from engine.training.networks import Network, set_training_mode
+from engine.training.objectives import Objective, PretextObjective, Supervised
 
 EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
 class EpochScore:
-    """Means over the augmented training images of one epoch, as they were seen."""
+    """Means over the training images of one epoch, as they were seen. Without labels `accuracy` is the share that
+    the objective says (engine/training/objectives)."""
 
     loss: float
     accuracy: float
@@ -37,18 +38,19 @@ def train_locally(
     round_number: int,
     seed: int,
     device: torch.device,
+    objective: Objective | None = None,
     on_images: Callable[[int], None] = lambda n_images: None,
     on_gradients: Callable[[], None] | None = None,
 ) -> list[EpochScore]:
     """Train `network` in place for `local_epochs`; the optimiser starts anew each round, in every arm.
 
     `round_number` counts from 1 and places the epochs on the schedule, which runs across all rounds. `seed` decides
-    order, augmentation and dropout. `on_images` hears how many images each batch had; `on_gradients` may change the
-    gradients of each batch before the optimiser's step.
+    order, augmentation and dropout. Without an `objective` the network learns the labels. `on_images` hears how many
+    images each batch had; `on_gradients` may change the gradients of each batch before the optimiser's step.
     """
     set_training_mode(network, model)
     optimizer = _make_optimizer(network, training)
-    weight = _class_weights(images, training, network, device)
+    objective = objective or Supervised(training, images, network.n_classes, device)
     generator = torch.Generator().manual_seed(seed)
     scores = []
     with seeded(seed):
@@ -62,20 +64,18 @@ def train_locally(
                 done = epochs_done + step / len(batches)
                 for group in optimizer.param_groups:
                     group["lr"] = _learning_rate(training, done / (training.rounds * training.local_epochs))
-                pixels, labels = images.training_batch(positions, device, training.augment, generator, epochs_done)
+                pixels, targets = objective.inputs(images, positions, device, generator, epochs_done)
                 optimizer.zero_grad(set_to_none=True)
                 with autocast(device, training):
-                    logits = network(network.normalise(pixels))
-                loss = functional.cross_entropy(
-                    logits.float(), labels, weight=weight, label_smoothing=training.label_smoothing
-                )
+                    outputs = network(network.normalise(pixels))
+                loss, hits = objective.score(outputs.float(), targets)
                 loss.backward()
                 if on_gradients is not None:
                     on_gradients()
                 optimizer.step()
-                loss_sum += loss.detach() * len(labels)
-                correct += (logits.detach().argmax(1) == labels).sum()
-                on_images(len(labels))
+                loss_sum += loss.detach() * len(positions)
+                correct += hits
+                on_images(len(positions))
             n_images = len(images)
             seconds = time.perf_counter() - started
             scores.append(EpochScore(float(loss_sum) / n_images, float(correct) / n_images, seconds))
@@ -91,6 +91,23 @@ def predict_logits(network: Network, images: TrainingSet, device: torch.device) 
         pixels, _ = images.batch(positions, device)
         rows.append(network(network.normalise(pixels)).float().cpu().numpy())
     return np.concatenate(rows)
+
+
+@torch.inference_mode()
+def score_objective(
+    network: Network, images: TrainingSet, objective: PretextObjective, batch_size: int, seed: int, device: torch.device
+) -> tuple[float, float]:
+    """Mean loss and share over all images, in evaluation mode, in shuffled batches of training's size: a contrastive
+    loss counts what it is told apart from. The same seed draws the same batches and views."""
+    network.eval()
+    generator = torch.Generator().manual_seed(seed)
+    loss_sum, hits_sum = 0.0, 0.0
+    for positions in _shuffled_batches(len(images), batch_size, generator):
+        pixels, targets = objective.inputs(images, positions, device, generator, 0)
+        loss, hits = objective.score(network(network.normalise(pixels)).float(), targets)
+        loss_sum += float(loss) * len(positions)
+        hits_sum += float(hits)
+    return loss_sum / len(images), hits_sum / len(images)
 
 
 def _shuffled_batches(n_images: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
@@ -115,16 +132,3 @@ def _make_optimizer(network: Network, training: TrainingConfig) -> torch.optim.O
         return torch.optim.SGD(parameters, rate, momentum=training.momentum, weight_decay=decay)
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
     return kind(parameters, rate, weight_decay=decay)
-
-
-def _class_weights(
-    images: TrainingSet, training: TrainingConfig, network: Network, device: torch.device
-) -> Tensor | None:
-    """Inverse frequency over the classes present, mean 1 per image; None when switched off."""
-    if training.class_weights == "none":
-        return None
-    counts = torch.bincount(images.labels, minlength=network.n_classes).float()
-    present = counts > 0
-    weights = torch.zeros(network.n_classes)
-    weights[present] = len(images) / (present.sum() * counts[present])
-    return weights.to(device)

@@ -56,9 +56,25 @@ class Block(_resnet.BasicBlock):  # type: ignore[misc, name-defined]  # torchvis
         return result
 
 
-class ResNet18(_resnet.ResNet, Network):  # type: ignore[misc, name-defined]
+class Bottleneck(_resnet.Bottleneck):  # type: ignore[misc, name-defined]
+    """torchvision's bottleneck, not in place, as `Block`."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+        result: Tensor = self.relu(self.bn3(self.conv3(out)) + identity)
+        return result
+
+
+class _ResNet(_resnet.ResNet, Network):  # type: ignore[misc, name-defined]
     """He et al., Deep Residual Learning, CVPR 2016; torchvision's keys, so its weights load."""
 
+    block: type[nn.Module]
+    depths: Sequence[int]  # blocks in each of the four stages
     head_name = "fc"
     conv1: nn.Module
     bn1: nn.Module
@@ -71,7 +87,7 @@ class ResNet18(_resnet.ResNet, Network):  # type: ignore[misc, name-defined]
     fc: nn.Module
 
     def __init__(self, n_classes: int, dropout: float) -> None:
-        super().__init__(Block, [2, 2, 2, 2], num_classes=n_classes)
+        super().__init__(self.block, self.depths, num_classes=n_classes)
         self.n_classes = n_classes
         self.relu = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
@@ -86,6 +102,16 @@ class ResNet18(_resnet.ResNet, Network):  # type: ignore[misc, name-defined]
         return logits
 
     forward = Network.forward
+
+
+class ResNet18(_ResNet):
+    block = Block
+    depths = (2, 2, 2, 2)
+
+
+class ResNet50(_ResNet):
+    block = Bottleneck
+    depths = (3, 4, 6, 3)
 
 
 class _PlainCNN(Network):

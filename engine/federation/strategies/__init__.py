@@ -1,5 +1,6 @@
 """One class per way to make hospitals' updates into new weights. docs/aggregation.md says when to take which."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from engine.aggregation_config import StrategyConfig
@@ -27,6 +28,6 @@ KINDS: dict[str, type[AnyStrategy]] = {
 }
 
 
-def make_strategy(config: StrategyConfig, n_hospitals: int) -> AnyStrategy:
-    """`n_hospitals` is the federation's, not a round's sample."""
-    return KINDS[config.strategy](config, n_hospitals)
+def make_strategy(config: StrategyConfig, n_hospitals: int, group_of: Mapping[str, str] | None = None) -> AnyStrategy:
+    """`n_hospitals` is the federation's, not a round's sample; `group_of` makes groups of hospitals weigh the same."""
+    return KINDS[config.strategy](config, n_hospitals, group_of)

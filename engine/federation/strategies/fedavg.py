@@ -1,6 +1,6 @@
 """FedAvg, and with it what every strategy answers; the others say only where they differ."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from engine.aggregation_config import FedAvgConfig, StrategyConfig
@@ -27,12 +27,13 @@ class Strategy(Generic[Config]):
     McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017.
 
     A strategy holds no state. The coordinator's is named tensors that go in and come out; a hospital's are the
-    tensors that its rule keeps. Both are in the checkpoint.
+    tensors that its rule keeps. Both are in the checkpoint. `group_of` is federated_average's.
     """
 
-    def __init__(self, config: Config, n_hospitals: int) -> None:
+    def __init__(self, config: Config, n_hospitals: int, group_of: Mapping[str, str] | None = None) -> None:
         self.config = config
         self.n_hospitals = n_hospitals
+        self.group_of = group_of
 
     def sends(self, weights: Tensors, state: Tensors) -> Tensors:
         """The message of a round. A hospital answers with the same names, shapes and types, or is refused."""
@@ -49,7 +50,7 @@ class Strategy(Generic[Config]):
 
     def aggregate(self, updates: Iterable[Update], sent: Tensors, state: Tensors) -> tuple[Tensors, Tensors] | None:
         """(new weights, new state), or None without updates. The updates may be one reused working copy."""
-        average = federated_average(updates)
+        average = federated_average(updates, self.group_of)
         return None if average is None else self.step(average, sent, state)
 
     def step(self, average: Tensors, sent: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:

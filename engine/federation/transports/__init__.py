@@ -20,6 +20,19 @@ class ValidationReply:
     confusion_matrix: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class PretextReply:
+    """The same where nobody has labels: means of the hospital's objective over its `n_images` validation images."""
+
+    hospital: str
+    loss: float
+    share: float
+    n_images: int
+
+
+AnyReply = ValidationReply | PretextReply | HospitalFailure
+
+
 class Transport(Protocol):
     """Carries messages between the coordinator and hospitals. Replies come in the order of the hospitals asked."""
 
@@ -34,7 +47,7 @@ class Transport(Protocol):
         """A round's updates are all in. A hospital whose update was refused keeps what it kept before the round."""
         ...
 
-    def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply | HospitalFailure]: ...
+    def validate(self, weights: Tensors, round_number: int) -> Iterator[AnyReply]: ...
 
     def kept(self) -> dict[str, Tensors]:
         """What hospitals keep between rounds, for a checkpoint: only hospitals in this process have any to show."""

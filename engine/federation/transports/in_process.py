@@ -11,20 +11,24 @@ from engine.config import Federation
 from engine.errors import ConsiliumError, RunError
 from engine.federation.hospital_round import Message, load_model, train_one_round
 from engine.federation.rounds import Rules
-from engine.federation.transports import ValidationReply
+from engine.federation.seeds import derive_seed
+from engine.federation.tasks import Task
+from engine.federation.transports import AnyReply, PretextReply, ValidationReply
 from engine.federation.updates import HospitalFailure, Update
 from engine.results.metrics import confusion
 from engine.training.device import explained_out_of_memory
 from engine.training.images import TrainingSet
-from engine.training.local import predict_logits
+from engine.training.local import predict_logits, score_objective
 from engine.training.networks import Network, Tensors
+from engine.training.objectives import PretextObjective
 
 OnImages = Callable[[int, str, int], None]  # round, hospital, n_images of one batch
 
 
 class InProcessTransport:
     """`kept` is what each hospital keeps between rounds, by hospital id and "kind/name"; a hospital that has not
-    trained yet has `at_start`: the private part of the network it began with."""
+    trained yet has `at_start`: the private part of the network it began with. `tasks` say, by trainer and validator,
+    who learns something else than labels, and on which network in place of `network`."""
 
     def __init__(
         self,
@@ -38,9 +42,11 @@ class InProcessTransport:
         rules: Rules | None = None,
         kept: Mapping[str, Tensors] | None = None,
         at_start: Tensors | None = None,
+        tasks: Mapping[str, Task] | None = None,
     ) -> None:
         self.trainers = tuple(training_sets)
-        self._network = network
+        self._plain = Task(network)
+        self._tasks = tasks or {}
         self._federation = federation
         self._training_sets = training_sets
         self._validation_sets = validation_sets
@@ -53,17 +59,19 @@ class InProcessTransport:
 
     def train(self, sent: Tensors, round_number: int, hospitals: Sequence[str]) -> Iterator[Update | HospitalFailure]:
         for hospital in hospitals:
+            task = self._tasks.get(hospital, self._plain)
             try:
                 with explained_out_of_memory(self._federation):
                     reply, kept = train_one_round(
-                        self._network,
+                        task.network,
                         self._federation,
                         self._rules,
                         self._training_sets[hospital],
-                        Message(sent, round_number, hospital),
+                        Message(self._rules.message(sent, hospital), round_number, hospital),
                         self._kept.get(hospital, self._at_start),
                         device=self._device,
                         on_images=partial(self._on_images, round_number, hospital),
+                        objective=task.objective,
                     )
             except RunError:  # memory or disk ran out: that is this machine's, no hospital's
                 raise
@@ -78,15 +86,26 @@ class InProcessTransport:
         self._kept |= {hospital: kept for hospital, kept in self._new.items() if hospital not in refused}
         self._new = {}
 
-    def validate(self, weights: Tensors, round_number: int) -> Iterator[ValidationReply | HospitalFailure]:
+    def validate(self, weights: Tensors, round_number: int) -> Iterator[AnyReply]:
         for number, (hospital, images) in enumerate(self._validation_sets.items()):
-            if number == 0 or self._at_start:  # private tensors: every hospital validates its own model
-                load_model(self._network, weights, self._kept.get(hospital, self._at_start))
+            task = self._tasks.get(hospital, self._plain)
+            if number == 0 or self._at_start or task.objective:  # every hospital validates its own model
+                load_model(task.network, weights, self._kept.get(hospital, self._at_start))
+            if task.objective is not None:
+                yield self._score(hospital, task.network, task.objective, images)
+                continue
             with explained_out_of_memory(self._federation):
-                logits = predict_logits(self._network, images, self._device)
+                logits = predict_logits(task.network, images, self._device)
             labels = images.labels.numpy()
             loss = float(functional.cross_entropy(torch.from_numpy(logits), images.labels))
             yield ValidationReply(hospital, loss, confusion(labels, np.argmax(logits, axis=1), logits.shape[1]))
+
+    def _score(self, hospital: str, network: Network, objective: PretextObjective, images: TrainingSet) -> PretextReply:
+        training = self._federation.training
+        seed = derive_seed(training.seed, 0, hospital)  # of no round: every round is measured on the same views
+        with explained_out_of_memory(self._federation):
+            loss, share = score_objective(network, images, objective, training.batch_size, seed, self._device)
+        return PretextReply(hospital, loss, share, len(images))
 
     def kept(self) -> dict[str, Tensors]:
         """By hospital id; the tensors are replaced by later rounds, never changed."""

@@ -1,0 +1,49 @@
+"""Training a whole network on a few labels, wherever its encoder comes from: the same budget for each."""
+
+from collections.abc import Sequence
+
+import torch
+
+from engine.config import Federation
+from engine.federation.arms import POOLED
+from engine.federation.rounds import TrainingState, run_rounds
+from engine.federation.transports.in_process import InProcessTransport
+from engine.results.metrics import Floats
+from engine.results.rounds import RoundLine
+from engine.training.images import ImageSet
+from engine.training.local import predict_logits
+from engine.training.networks import Network
+
+
+class _Unwritten:
+    def write_round(self, state: TrainingState, lines: Sequence[RoundLine]) -> None:
+        pass
+
+
+def fine_tune(
+    network: Network,
+    federation: Federation,
+    labelled: ImageSet,
+    validation: ImageSet,
+    test: ImageSet,
+    device: torch.device,
+) -> tuple[Floats, int]:
+    """Logits (n, classes) of test images by the best round on validation images, and that round.
+
+    The pooled arm's rounds, with the federation's own [training]; every weight is trained.
+    """
+    supervised = federation.model_copy(update={"pretext": None})
+    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    transport = InProcessTransport(
+        network,
+        supervised,
+        training_sets={POOLED: labelled},
+        validation_sets={POOLED: validation},
+        device=device,
+        on_images=lambda *_: None,
+    )
+    state = run_rounds(
+        "central", "finetuned", supervised.training, transport, TrainingState(start, start), _Unwritten()
+    )
+    network.load_state_dict(state.best_weights)
+    return predict_logits(network, test, device), state.best_round

@@ -1,0 +1,158 @@
+"""What an encoder is worth: nested labels by group, a frozen encoder that stays frozen, and a random one beside it."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from engine.config import load_federation
+from engine.data.federation_data import FederationData
+from engine.data.labelled import labelled_part
+from engine.errors import ConfigError, RunError
+from engine.federation.arms import image_sets, plan_models
+from engine.federation.probe import network_with, probe_run, read_encoders
+from engine.federation.training_run import start_run, train_run
+from engine.results.run_folder import Run, find_run
+from engine.training.linear_probe import fit_linear, nearest_neighbours
+from tests.conftest import PROJECT, Command
+
+PHANTOMS = PROJECT / "federations" / "phantoms.toml"
+SETTINGS = (
+    "model.architecture='patch-cnn'",  # it has BatchNorm
+    "model.image_size_px=32",
+    "training.rounds=1",
+    "training.batch_size=32",
+    "pretext.objective='rotation'",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_data: FederationData) -> FederationData:
+    return dataclasses.replace(tiny_data, federation=load_federation(PHANTOMS, SETTINGS))
+
+
+@pytest.fixture(scope="module")
+def run(data: FederationData, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_run(start_run(data, "federations/phantoms.toml", tmp_path_factory.mktemp("probed")), data)
+
+
+def test_labels_are_whole_groups_nested_and_of_every_class(data: FederationData) -> None:
+    train = [split for split in data.splits if split.part == "train"]
+    parts = {fraction: labelled_part(train, fraction, seed=0) for fraction in (0.01, 0.1, 0.5, 1)}
+    taken = [{(one.image.hospital, one.image.path) for one in part} for part in parts.values()]
+    assert all(smaller <= larger for smaller, larger in itertools.pairwise(taken))
+    assert len(taken[0]) < len(taken[1]) < len(taken[2]) < len(taken[3]) == len(train)
+    for fraction, part in parts.items():
+        groups = {one.group for one in part}
+        assert len(part) == sum(one.group in groups for one in train), "whole groups"
+        for label in data.federation.classes:
+            held, n_taken = (sum(one.image.label == label for one in images) for images in (train, part))
+            assert n_taken >= fraction * held * 0.9, "a group may hold several classes"
+    other = labelled_part(train, 0.1, seed=1)
+    assert {one.group for one in other} != {one.group for one in parts[0.1]}
+
+
+def test_a_supervised_federation_learns_from_the_labelled_share_alone(tiny_data: FederationData) -> None:
+    def sizes(*settings: str) -> dict[str, int]:
+        federation = load_federation(PHANTOMS, ["model.image_size_px=32", *settings])
+        data = dataclasses.replace(tiny_data, federation=federation)
+        assert {h: len(s) for h, s in image_sets(data, "test").items()} == {
+            h: len(s) for h, s in image_sets(tiny_data, "test").items()
+        }
+        (plan,) = (plan for plan in plan_models(data) if plan.model == "global")
+        return {hospital: len(images) for hospital, images in plan.training_sets.items()}
+
+    everything, tenth, half = sizes(), sizes("training.labelled_fraction=0.1"), sizes("training.labelled_fraction=0.5")
+    for hospital, n_images in everything.items():
+        assert 0 < tenth[hospital] < 0.4 * n_images, "whole groups, and one of each class"
+        assert 0.5 * n_images <= half[hospital] < 0.8 * n_images
+
+
+def test_the_linear_probe_is_where_its_own_gradient_is_zero() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    features = torch.randn(90, 5, generator=generator, dtype=torch.float64) + functional.one_hot(labels, 5)
+    probe = fit_linear(features[:60], labels[:60], features[60:], labels[60:], 3)
+    weights = probe.weights.clone().requires_grad_(True)
+    logits = features[:60] @ weights[:-1] + weights[-1]
+    (functional.cross_entropy(logits, labels[:60]) + probe.l2 / 2 * weights[:-1].square().sum()).backward()
+    assert weights.grad is not None
+    assert float(weights.grad.abs().max()) < 1e-4
+    assert float((probe.logits(features[60:]).argmax(1) == labels[60:]).double().mean()) > 0.6
+
+
+def test_neighbours_vote_by_cosine_as_a_loop_would() -> None:
+    generator = torch.Generator().manual_seed(0)
+    known = torch.randn(30, 4, generator=generator, dtype=torch.float64)
+    asked = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    labels = torch.arange(30) % 3
+    votes = nearest_neighbours(known, labels, asked, 3)
+    for place, one in enumerate(asked):
+        cosines = [float(one @ other / one.norm() / other.norm()) for other in known]
+        expected = np.zeros(3)
+        for other in np.argsort(cosines)[::-1][:20]:
+            expected[labels[other]] += np.exp(cosines[other] / 0.07)
+        np.testing.assert_allclose(votes[place].numpy(), expected, rtol=1e-9)
+
+
+def test_the_probe_stands_beside_a_random_encoder_and_moves_nothing(
+    run: Run, data: FederationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+
+    def remember(run: Run, encoder: dict[str, torch.Tensor]) -> torch.nn.Module:
+        network = network_with(run, encoder)
+        built.append((network, {name: tensor.clone() for name, tensor in network.state_dict().items()}))
+        return network
+
+    monkeypatch.setattr("engine.federation.probe.network_with", remember)
+    small, large = probe_run(run, data, [0.1, 1.0], finetune=False)
+    locals_ = [f"local/hospital-{letter}" for letter in "abc"]
+    for result in (small, large):
+        assert list(dict.fromkeys(row["encoder"] for row in result["rows"])) == [
+            "random",
+            "global",
+            *locals_,
+            "central",
+        ]
+        assert {row["method"] for row in result["rows"]} == {"linear", "neighbours"}
+        for row in result["rows"]:
+            for score in row["scores"].values():
+                assert score["low"] <= score["value"] <= score["high"]
+        assert result["n_test"] == sum(split.part == "test" for split in data.splits)
+    assert small["n_labels"] < large["n_labels"] == sum(split.part == "train" for split in data.splits)
+    assert len(built) == 6
+    for network, before in built:
+        assert any(name.endswith("running_mean") for name in before)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    random, trained = (read_encoders(run)[name] for name in ("random", "global"))
+    assert random.keys() == trained.keys()
+    assert not all(torch.equal(random[name], trained[name]) for name in random)
+
+
+def test_the_command_writes_beside_the_runs_and_prints_both_ways(engine: Command, run: Run, phantom_root: Path) -> None:
+    artifacts = run.folder.parent
+    done = engine("probe", "run-001", "--labels", "0.5", "--finetune", "--json", "--artifacts", artifacts,
+                  "--data", phantom_root)  # fmt: skip
+    (told,) = json.loads(done.success)
+    assert told == json.loads((artifacts / "probes" / "run-001-labels-0.5-finetuned.json").read_text())
+    assert {"random", "global", "central"} <= {row["encoder"] for row in told["rows"] if row["method"] == "finetuned"}
+    run.verify(with_weights=True)
+    refused = engine("probe", "run-001", "--labels", "half", "--artifacts", artifacts, "--data", phantom_root)
+    assert "--labels half" in refused.error
+
+
+def test_a_share_that_is_none_is_refused(run: Run, data: FederationData) -> None:
+    for fraction in (0.0, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match="above 0 and at most 1"):
+            probe_run(run, data, [fraction], finetune=False)
+
+
+def test_a_run_that_learned_its_labels_is_refused(phantom_run: Path, tiny_data: FederationData) -> None:
+    with pytest.raises(RunError, match="learned its labels"):
+        probe_run(find_run(phantom_run, "run-001"), tiny_data, [0.1], finetune=False)
