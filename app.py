@@ -20,7 +20,7 @@ st.markdown(
 clinician, researcher, hospital = st.columns(3)
 with clinician.container(border=True, height="stretch"):
     st.markdown("**:material/stethoscope: Clinician**")
-    st.markdown("Drop in one slice. Read each model's opinion side by side, and what it has never been shown.")
+    st.markdown("Drop in one image. Read each model's opinion side by side, and what it has never been shown.")
     st.page_link("pages/4_Compare.py", label="Compare opinions", icon=":material/arrow_forward:")
 with researcher.container(border=True, height="stretch"):
     st.markdown("**:material/science: Researcher**")

@@ -68,7 +68,7 @@ with st.container(horizontal=True):
         width=320,
     )
 chosen = cells[model][hospital]
-left, right = st.columns([5, 6], gap="medium")
+left, right = st.columns([5, 6], gap="medium") if len(federation.classes) <= 5 else (st.container(), st.container())
 left.plotly_chart(
     confusion_figure(chosen["confusion_matrix"], list(chosen["per_class"]), dark=DARK), config=STILL, key="confusion"
 )
