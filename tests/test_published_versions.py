@@ -1,4 +1,4 @@
-"""The repository's own three runs and published models: every page lets one choose, and Home leads with what matters."""
+"""The repository's own runs and published models: every page lets one choose, and Home leads with what matters."""
 
 import json
 
