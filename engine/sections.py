@@ -12,7 +12,7 @@ ARMS: tuple[Arm, ...] = ("federated", "local", "central")
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1e9)]
 ObjectiveName = Literal["rotation", "simclr", "simsiam"]
 Word = Annotated[str, Field(min_length=1)]
 

@@ -146,7 +146,7 @@ def matrix_caption(cells: Cells, split: str) -> str:
     n_images = images_in(cells, ALL)
     told = {
         "validation": " Validation images chose the round of each model, so these figures flatter.",
-        "external": " They come from elsewhere: no model was trained on them, and none was chosen by them.",
+        "external": " No model was trained on them, and none was chosen by them.",
     }
     of_two = any("sensitivity" in cell for row in cells.values() for cell in row.values())
     errors = " Intervals of sensitivity and specificity are Wilson's, which take every image for itself."

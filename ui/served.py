@@ -18,7 +18,7 @@ from ui.loaders import load_calibration
 from ui.matrices import column_name
 from ui.palette import model_colour
 
-HEIGHT_PX = 340
+HEIGHT_PX, WIDTH_PX = 340, 480
 
 
 def draw_served(run: Run, model: str) -> None:
@@ -42,14 +42,14 @@ def draw_served(run: Run, model: str) -> None:
         return
     federation = run.federation
     st.markdown(served_sentence(federation, calibration, model))
-    left, right = st.columns([5, 6], gap="medium")
-    left.plotly_chart(
-        reliability_figure(measured["calibration"][model][ALL], model_colour(federation, model)),
-        config={"displayModeBar": False}, key="reliability",
-    )  # fmt: skip
-    left.caption(f"On the diagonal a model is as often right as it says. Circles grow with images, {ECE_BINS} bins.")
-    right.table(served_table(federation, calibration, model), border="horizontal", hide_index=True)
-    right.caption(served_caption(federation, calibration, model))
+    with st.container(width=WIDTH_PX):
+        st.plotly_chart(
+            reliability_figure(measured["calibration"][model][ALL], model_colour(federation, model)),
+            config={"displayModeBar": False}, key="reliability",
+        )  # fmt: skip
+    st.caption(f"On the diagonal a model is as often right as it says. Circles grow with images, {ECE_BINS} bins.")
+    st.table(served_table(federation, calibration, model), border="horizontal", hide_index=True)
+    st.caption(served_caption(federation, calibration, model))
 
 
 def served_sentence(federation: Federation, calibration: dict[str, Any], model: str) -> str:
@@ -57,11 +57,10 @@ def served_sentence(federation: Federation, calibration: dict[str, Any], model: 
     measured = calibration["measured"]
     sets, refused = measured["sets"][model][ALL], measured["refused"][ALL]
     error = measured["calibration"][model][ALL]
-    changed = "shrank" if error["after"]["ece"] <= error["before"]["ece"] else "grew"
     return (
         f"**{federation.model_name(model)}**, on {count(sets['n_images'], 'test image')}: the gap between how sure it "
-        f"is and how often it is right {changed} from {percent(error['before']['ece'])} to "
-        f"**{percent(error['after']['ece'])}** ({ends(error['after']['interval'])}). Its "
+        f"is and how often it is right is **{percent(error['after']['ece'])}** ({ends(error['after']['interval'])}), "
+        f"before calibration {percent(error['before']['ece'])}. Its "
         f"{percent(calibration['coverage'], 0)} prediction sets hold the true class on **{percent(sets['coverage'])}** "
         f"({ends(sets['interval'])}) and name {sets['mean_size']:.2f} classes on average. The gate refuses "
         f"{percent(refused['share'])} ({ends(refused['interval'])}) of these images."
@@ -75,12 +74,28 @@ def served_table(federation: Federation, calibration: dict[str, Any], model: str
     for place, cell in measured["calibration"][model].items():
         sets, refused = measured["sets"][model][place], measured["refused"][place]
         error = f"{percent(cell['after']['ece'])} ({ends(cell['after']['interval'])})"
-        rows.append([column_name(federation, place), error, *_sets(sets), percent(refused["share"])])
+        rows.append(
+            [
+                column_name(federation, place),
+                percent(cell["before"]["ece"]),
+                error,
+                *_sets(sets),
+                percent(refused["share"]),
+            ]
+        )
     for label_, sets in measured["sets_by_class"][model].items():
-        rows.append([f"True class {label_}", "\u2013", *_sets(sets), "\u2013"])
+        rows.append([f"True class {label_}", "\u2013", "\u2013", *_sets(sets), "\u2013"])
     return pd.DataFrame(
         rows,
-        columns=["Images of", "Calibration error", "Sets hold the truth", "Classes in a set", "n", "Refused"],
+        columns=[
+            "Images of",
+            "Error before",
+            "Calibration error",
+            "Sets hold the truth",
+            "Classes in a set",
+            "n",
+            "Refused",
+        ],
     )
 
 

@@ -85,12 +85,12 @@ def _scores(federation: Federation, cells: Mapping[str, Any]) -> list[str]:
         names = {federation.headline: names[federation.headline]} | names
     errors = {"missed": "Missed", "false_alarms": "False alarms"} if federation.positive_class else {}
     return _table(
-        ["Model", *names.values(), *errors.values(), "Images"],
+        ["Model", *errors.values(), *names.values(), "Images"],
         [
             [
                 federation.model_name(model),
-                *(_score(row[ALL], key) for key in names),
                 *(f"{row[ALL][key]:,}" for key in errors),
+                *(_score(row[ALL], key) for key in names),
                 f"{row[ALL]['n_images']:,}",
             ]
             for model, row in cells.items()
@@ -102,7 +102,7 @@ def _external(federation: Federation, cells: Mapping[str, Any] | None) -> list[s
     if cells is None:
         return []
     return [
-        f"## Scores on the external test set: {federation.display_name(EXTERNAL)}",
+        f"## Scores on the external test set, before quantisation: {federation.display_name(EXTERNAL)}",
         "",
         *_scores(federation, cells),
         "",
