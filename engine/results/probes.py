@@ -15,7 +15,6 @@ from engine.results.files import read_model
 
 ENCODERS = {"random": "Random encoder", "start": "Where the run began"}
 METHODS = {"linear": "linear probe", "neighbours": "nearest neighbours", "finetuned": "fine-tuned"}
-Metric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
 
 
 class _Part(BaseModel):
@@ -28,12 +27,18 @@ class Score(_Part):
     high: float
 
 
+class Scores(_Part):
+    accuracy: Score
+    balanced_accuracy: Score
+    macro_f1: Score
+
+
 class ProbeRow(_Part):
     """One encoder, asked in one way. `l2` is the linear probe's, `best_round` the fine-tuned network's."""
 
     encoder: str
     method: Literal["linear", "neighbours", "finetuned"]
-    scores: dict[Metric, Score]
+    scores: Scores
     l2: float | None = None
     best_round: int | None = None
 
@@ -52,7 +57,7 @@ class Embedding(_Part):
 
     labels: tuple[str, ...]
     hospitals: tuple[str, ...]
-    encoders: dict[str, Axes]
+    encoders: dict[str, Axes] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _one_place_an_image(self) -> "Embedding":
@@ -75,7 +80,7 @@ class Probe(_Part):
     n_test: int
     n_test_groups: int
     intervals: str
-    rows: tuple[ProbeRow, ...]
+    rows: tuple[ProbeRow, ...] = Field(min_length=1)
     embedding: Embedding | None = None
 
 
