@@ -6,15 +6,16 @@ import plotly.graph_objects as go
 from engine.config import Federation
 from engine.results.probes import METHODS, Embedding, encoder_name
 from ui.curves import SYMBOLS, value_floor
-from ui.palette import UNKNOWN, hospital_colour, model_colour, model_order
+from ui.palette import STARTED, UNTRAINED, hospital_colour, model_colour, model_order
 
 DASHES = {"linear": "solid", "neighbours": "dot", "finetuned": "dash"}
+OTHERS = {"start": STARTED, "random": UNTRAINED}
 APART = 1.06  # a factor on the axis of labels between neighbouring encoders
 
 
 def encoder_order(federation: Federation, encoders: list[str]) -> list[str]:
     """The run's models as everywhere, then where it began, then random."""
-    others = [encoder for encoder in ("start", "random") if encoder in encoders]
+    others = [encoder for encoder in OTHERS if encoder in encoders]
     return [*model_order(federation, [one for one in encoders if one not in others]), *others]
 
 
@@ -23,7 +24,7 @@ def efficiency_figure(rows: pd.DataFrame, federation: Federation, metric: str, t
     figure = go.Figure()
     encoders = encoder_order(federation, list(rows["encoder"].unique()))
     for place, encoder in enumerate(encoders):
-        colour = UNKNOWN if encoder in ("random", "start") else model_colour(federation, encoder)
+        colour = OTHERS.get(encoder) or model_colour(federation, encoder)
         for method in METHODS:
             mine = rows[(rows["encoder"] == encoder) & (rows["method"] == method)].sort_values("labels")
             if mine.empty:
