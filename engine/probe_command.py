@@ -1,7 +1,6 @@
 """`python -m engine probe`: what a run's encoders are worth with few labels."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,12 +11,10 @@ from engine.data.federation_data import read_federation_data
 from engine.errors import ConfigError
 from engine.options import Artifacts, DataFolder
 from engine.results.files import write_json
+from engine.results.probes import METHODS, encoder_name, probe_file
 from engine.results.run_folder import artifacts_folder, find_run
 from engine.results.words import percent
 from engine.terminal import output, progress_bar, say, stepper
-
-ENCODERS = {"random": "Random encoder", "start": "Where the run began"}
-METHODS = {"linear": "linear probe", "neighbours": "nearest neighbours", "finetuned": "fine-tuned"}
 
 
 def probe_encoders(
@@ -56,11 +53,6 @@ def probe_encoders(
             _print(run.federation, result)
 
 
-def probe_file(artifacts: Path, run: str, fraction: float, *, finetune: bool) -> Path:
-    """Beside the run folders, which are never written again."""
-    return artifacts / "probes" / f"{run}-labels-{fraction:g}{'-finetuned' if finetune else ''}.json"
-
-
 def _fractions(text: str) -> list[float]:
     try:
         return sorted({float(part) for part in text.split(",")})
@@ -76,9 +68,7 @@ def _print(federation: Federation, result: dict[str, Any]) -> None:
     for column in ("Encoder", "Method", "Accuracy", "Balanced accuracy", "Macro-F1"):
         table.add_column(column, justify="left" if column in ("Encoder", "Method") else "right")
     for row in result["rows"]:
-        name = ENCODERS.get(row["encoder"]) or federation.model_name(row["encoder"])
-        if row["encoder"] == "random" and row["method"] == "finetuned":
-            name = "None: from scratch"
+        name = encoder_name(federation, row["encoder"], row["method"])
         cells = [f"{s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in row["scores"].values()]
         table.add_row(name, METHODS[row["method"]], *cells)
     output().print(table)

@@ -9,6 +9,7 @@ from ui.frame import draw_frame, show_federation
 from ui.key_figures import draw_training_figures, progress_sentence
 from ui.live import draw_progress
 from ui.loaders import load_rounds
+from ui.pretext_curves import draw_pretext_curves, pretext_progress
 from ui.run_index import read_entries
 from ui.selection import select_run, stop_with
 
@@ -29,10 +30,14 @@ def draw_training(run: Run, live: bool) -> None:
     if rounds["loss"].notna().sum() == 0:
         st.caption("The curves begin once the first round is validated.")
         return
-    sentence = progress_sentence(rounds, run)
+    without_labels = run.federation.pretext is not None
+    sentence = pretext_progress(rounds) if without_labels else progress_sentence(rounds, run)
     if sentence:
         st.markdown(sentence)
     draw_training_figures(rounds, run)
+    if without_labels:
+        draw_pretext_curves(rounds, run)
+        return
     with st.container(horizontal=True):
         metric = st.segmented_control(
             "Validation",

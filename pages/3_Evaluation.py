@@ -17,6 +17,7 @@ from ui.matrices import (
     score_matrix,
 )
 from ui.palette import model_order
+from ui.probed import draw_probes
 from ui.selection import select_run, stop_with
 from ui.served import draw_served
 from ui.tables import per_class_table, scores_sentence
@@ -28,6 +29,9 @@ run = select_run()
 try:
     federation, headline = run.federation, run.federation.headline
     show_federation(federation)
+    if federation.pretext is not None:
+        draw_probes(run)
+        st.stop()
     evaluation, audit = load_evaluation(run), load_audit(run)
     splits = evaluation["splits"]
 except ConsiliumError as error:
@@ -54,11 +58,7 @@ for caveat in caveats(audit, lead, evaluation.get("shared_classes", [])):
 st.subheader("One model, one hospital", anchor=False)
 with st.container(horizontal=True):
     model = st.selectbox(
-        "Model",
-        model_order(federation, list(cells)),
-        format_func=federation.model_name,
-        key="cell_model",
-        width=320,
+        "Model", model_order(federation, list(cells)), format_func=federation.model_name, key="cell_model", width=320
     )
     hospital = st.selectbox(
         "On images of",

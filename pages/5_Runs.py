@@ -7,7 +7,7 @@ from engine.results.published import models_folder
 from engine.results.run_folder import artifacts_folder
 from ui.frame import draw_frame, show_federation
 from ui.lineage import came_from, label, versions_by_run
-from ui.run_details import VIEWS, draw_comparison, draw_details, draw_lineage
+from ui.run_details import VIEWS, draw_comparison, draw_details, draw_family, draw_lineage
 from ui.run_index import read_entries
 from ui.selection import select_run, stop_with
 from ui.tables import matching, runs_table
@@ -38,6 +38,7 @@ st.subheader(run.name, anchor=False)
 try:
     show_federation(run.federation)
     draw_lineage(run, [version for version in versions.get(run.name, []) if came_from(version, run)])
+    draw_family(run)
     view = st.segmented_control("Show", VIEWS, default=VIEWS[0], key="run_view", required=True)
     if view == VIEWS[-1]:
         draw_comparison(run, [entry for entry in entries if entry.name != run.name and entry.state == "finished"])

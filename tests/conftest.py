@@ -1,5 +1,6 @@
 """One tiny real training for all tests: three phantom hospitals, three arms, published once. Copy before damaging."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,8 @@ from engine.cli import main
 from engine.config import Federation, load_federation
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.phantoms import write_phantoms
+from engine.results.run_folder import Run
+from engine.sections import ViewsConfig
 
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = (
@@ -27,6 +31,15 @@ TINY_COUNTS = {
     "hospital-b": {"glioma": 12, "meningioma": 18, "notumor": 12, "pituitary": 12},
     "hospital-c": {"glioma": 14, "meningioma": 12, "pituitary": 16},
 }
+
+
+def mixed(*settings: str) -> Federation:
+    """The tiny phantoms without labels: rotation at hospital-a, SimCLR at the others."""
+    given = ("pretext.objective='simclr'", "pretext.projection=16", "training.batch_size=16", *settings)
+    federation = load_federation(PROJECT / "federations" / "phantoms.toml", [*TINY, *given])
+    first, *others = federation.hospital
+    with_rotation = first.model_copy(update={"objective": "rotation", "views": ViewsConfig(crop=0.6)})
+    return Federation.model_validate(federation.model_copy(update={"hospital": (with_rotation, *others)}).model_dump())
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,28 @@ def phantom_run(tiny_data: FederationData, tmp_path_factory: pytest.TempPathFact
     artifacts = tmp_path_factory.mktemp("artifacts")
     train_run(start_run(tiny_data, "federations/phantoms.toml", artifacts), tiny_data)
     return artifacts
+
+
+@pytest.fixture(scope="session")
+def ssl_data(tiny_data: FederationData) -> FederationData:
+    return dataclasses.replace(tiny_data, federation=mixed())
+
+
+@pytest.fixture(scope="session")
+def ssl_run(ssl_data: FederationData, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All three arms without labels, finished. Read only."""
+    from engine.federation.training_run import start_run, train_run
+
+    artifacts = tmp_path_factory.mktemp("ssl")
+    return train_run(start_run(ssl_data, "federations/phantoms.toml", artifacts), ssl_data)
+
+
+@pytest.fixture(scope="session")
+def ssl_probes(ssl_run: Run, ssl_data: FederationData) -> list[dict[str, Any]]:
+    """What `probe` writes of `ssl_run`, for a tenth of the labels and for all."""
+    from engine.federation.probe import probe_run
+
+    return probe_run(ssl_run, ssl_data, [0.1, 1.0], finetune=False)
 
 
 @pytest.fixture(scope="session")

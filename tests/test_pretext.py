@@ -23,10 +23,10 @@ from engine.publishing.publish import publish_run
 from engine.publishing.run_panel import open_run_panel
 from engine.results.rounds import ALL, Epoch, RoundLine, summaries
 from engine.results.run_folder import Progress, Run
-from engine.sections import ModelConfig, ViewsConfig
+from engine.sections import ModelConfig
 from engine.training.build import build_network
 from engine.training.networks import Tensors
-from tests.conftest import PROJECT, TINY
+from tests.conftest import PROJECT, TINY, mixed
 from tests.test_training import CPU, squares
 from tests.test_training_run import Killed, weights_of
 
@@ -35,29 +35,8 @@ EPOCHS = (Epoch(loss=1.0, accuracy=0.5, seconds=0.1),)
 OBJECTIVES = {"hospital-a": "rotation", "hospital-b": "simclr", "hospital-c": "simclr"}
 
 
-def mixed(*settings: str) -> Federation:
-    """The tiny phantoms without labels: rotation at hospital-a, SimCLR at the others."""
-    given = ("pretext.objective='simclr'", "pretext.projection=16", "training.batch_size=16", *settings)
-    federation = load_federation(PHANTOMS, [*TINY, *given])
-    first, *others = federation.hospital
-    with_rotation = first.model_copy(update={"objective": "rotation", "views": ViewsConfig(crop=0.6)})
-    return Federation.model_validate(federation.model_copy(update={"hospital": (with_rotation, *others)}).model_dump())
-
-
 def data_of(data: FederationData, federation: Federation) -> FederationData:
     return dataclasses.replace(data, federation=federation)
-
-
-@pytest.fixture(scope="module")
-def ssl_data(tiny_data: FederationData) -> FederationData:
-    return data_of(tiny_data, mixed())
-
-
-@pytest.fixture(scope="module")
-def ssl_run(ssl_data: FederationData, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """All three arms without labels, finished. Read only."""
-    artifacts = tmp_path_factory.mktemp("ssl")
-    return train_run(start_run(ssl_data, "federations/phantoms.toml", artifacts), ssl_data)
 
 
 class Ear:

@@ -127,13 +127,17 @@ def _lay_out(figure: go.Figure, values: pd.Series, metric: str, n_rounds: int) -
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         hovermode="closest",
         legend={"orientation": "h", "yanchor": "top", "y": -0.1, "x": 0},
-        xaxis={
-            "tickprefix": "Round ",
-            "showtickprefix": "first",
-            "range": [0.5, n_rounds + 0.5],
-            "tickformat": "d",
-            "dtick": next((step for step in (1, 2, 5, 10, 20, 50) if n_rounds <= 12 * step), 100),
-        },
+        xaxis=round_axis(n_rounds),
         yaxis={"title": title, "range": [floor, top], "tickformat": ".2f" if metric == "loss" else ".0%"},
     )
     return figure
+
+
+def round_axis(n_rounds: int) -> dict[str, Any]:
+    return {
+        "tickprefix": "Round ",
+        "showtickprefix": "first",
+        "range": [0.5, n_rounds + 0.5],
+        "tickformat": "d",
+        "dtick": next((step for step in (1, 2, 5, 10, 20, 50) if n_rounds <= 12 * step), 100),
+    }

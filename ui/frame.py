@@ -6,6 +6,7 @@ import streamlit as st
 
 from engine.config import Federation
 from engine.results.words import DISCLAIMER
+from ui.pretext import pretext_sentence
 
 ASSETS = Path(__file__).parent / "assets"
 NAME = "Consilium"
@@ -25,11 +26,12 @@ def draw_frame(title: str, lead: str = "") -> None:
 
 
 def show_federation(federation: Federation) -> None:
-    """Badges and sentences that say what is simulated or synthetic, and what a licence asks; nothing where none is."""
+    """Badges and sentences that say what is simulated, synthetic or learned without labels, and what a licence asks."""
     said = [
         ("synthetic", federation.synthetic, "violet"),
         ("simulated", federation.simulated, "orange"),
         ("licence", federation.licence, "gray"),
+        ("without labels", pretext_sentence(federation), "blue"),
     ]
     lines = [f":{colour}-badge[{word}] :small[{sentence}]" for word, sentence, colour in said if sentence]
     if lines:

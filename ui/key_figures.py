@@ -39,10 +39,19 @@ def draw_training_figures(rounds: pd.DataFrame, run: Run) -> None:
     model = "global" if len(federated) else str(whole["model"].iloc[0])
     mine = whole[whole["model"] == model]
     row = st.container(horizontal=True)
-    best = best_rows(whole)
-    chosen = best.get(model)
+    chosen = best_rows(whole).get(model)
     metric = run.federation.headline
-    if chosen is not None and pd.notna(chosen[metric]):
+    if chosen is not None and run.federation.pretext is not None:
+        row.metric(
+            "Chosen round",
+            f"{int(chosen['round'])} of {run.federation.training.rounds}",
+            help=f"{run.federation.model_name(model)}: the round of the lowest mean validation loss, n = "
+            f"{count(int(chosen['n_images']), 'image')}. A loss without labels says nothing of any diagnosis.",
+            border=True,
+            width=FIGURE_WIDTH_PX,
+            chart_data=mine["loss"].dropna().tolist(),
+        )
+    elif chosen is not None and pd.notna(chosen[metric]):
         by = "this very figure" if metric == CHOSEN_BY else f"{_name(CHOSEN_BY)} on the same images"
         row.metric(
             f"Best {_name(metric)}",

@@ -1,4 +1,4 @@
-"""Which published versions came from which run."""
+"""Which published versions came from which run, and which runs from which."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from engine.errors import ConsiliumError
 from engine.results.files import sha256_of
 from engine.results.published import PublishedVersion, current_version, list_versions, published_names
-from engine.results.run_folder import Run
+from engine.results.run_folder import Run, find_run, list_runs, weights_name
 
 
 def versions_by_run(models: Path) -> tuple[dict[str, list[PublishedVersion]], list[str]]:
@@ -28,6 +28,28 @@ def came_from(version: PublishedVersion, run: Run) -> bool:
         return version.manifest.run_manifest_sha256 == sha256_of(run.folder / "manifest.json")
     except OSError:
         return False
+
+
+def began_from(run: Run, origin: Run) -> bool:
+    """Whether the run started from the other's federated weights; by their hash, for the same reason."""
+    try:
+        entry = origin.manifest.files[weights_name("global")]
+        return run.federation.model.weights == origin.name and run.config.starting_weights_sha256 == entry.sha256
+    except (ConsiliumError, KeyError):
+        return False
+
+
+def origin_of(run: Run) -> Run | None:
+    """The run that this one started from, where it lies beside it."""
+    try:
+        origin = find_run(run.folder.parent, run.federation.model.weights)
+    except ConsiliumError:
+        return None
+    return origin if began_from(run, origin) else None
+
+
+def descendants_of(run: Run) -> list[Run]:
+    return [other for other in list_runs(run.folder.parent) if began_from(other, run)]
 
 
 def is_served(models: Path, version: PublishedVersion) -> bool:

@@ -2,13 +2,13 @@
 
 import datetime
 import shlex
-from pathlib import Path
 
 import streamlit as st
 
 from engine.config import Federation
 from engine.errors import ConsiliumError
 from engine.results.run_folder import Progress, Run
+from ui.pretext import elsewhere
 from ui.run_index import STOPPED_AFTER_SECONDS, seconds_since_written
 from ui.words import duration
 
@@ -41,11 +41,9 @@ def describe(progress: Progress, federation: Federation) -> str:
 
 
 def resume_command(run: Run) -> str:
-    """Exactly what to type; another artifacts folder than the usual one has to be named."""
+    """Exactly what to type."""
     command = ["python", "-m", "engine", "train", run.config.federation_file, "--resume", run.name]
-    if run.folder.parent != Path("artifacts"):
-        command += ["--artifacts", str(run.folder.parent)]
-    return shlex.join(command)
+    return shlex.join([*command, *elsewhere(run)])
 
 
 def draw_progress(run: Run) -> None:

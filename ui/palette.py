@@ -5,6 +5,8 @@ from engine.config import Federation
 FEDERATED = "#2f6cb3"  # ink blue, light enough to be read on a dark page too
 POOLED = "#7d8791"
 UNKNOWN = "#9aa3ab"
+UNTRAINED = "#9c6b4f"  # a random encoder, and a network from scratch
+STARTED = "#7a5fb5"  # an encoder as the run began
 # Okabe & Ito, Color Universal Design, in their order; without their black, which a dark page hides, and their blue,
 # which would pass for the federated one. Yellow comes last, because it is faint on white.
 HOSPITALS = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#f0e442")

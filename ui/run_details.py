@@ -9,9 +9,9 @@ from engine.errors import ConsiliumError
 from engine.results.files import sha256_of
 from engine.results.published import PublishedVersion, models_folder
 from engine.results.rounds import ALL
-from engine.results.run_folder import Run
-from engine.results.words import count
-from ui.lineage import is_served, label
+from engine.results.run_folder import RUN_NAME, Run
+from engine.results.words import count, join_words
+from ui.lineage import descendants_of, is_served, label, origin_of
 from ui.live import resume_command
 from ui.loaders import load_evaluation
 from ui.matrices import images_in
@@ -35,7 +35,7 @@ def draw_lineage(run: Run, versions: Sequence[PublishedVersion]) -> None:
         for version in versions:
             served = ", served" if is_served(models_folder(), version) else ""
             st.badge(f"published as {label(version)}{served}", color="blue", icon=":material/publish:")
-        if not versions:
+        if not versions and run.federation.pretext is None:
             st.badge("not published", color="gray")
     weights = {name: entry for name, entry in manifest.files.items() if entry.detached}
     absent = [name for name in weights if not (run.folder / name).is_file()]
@@ -48,6 +48,31 @@ def draw_lineage(run: Run, versions: Sequence[PublishedVersion]) -> None:
         here = f"{count(len(absent), 'weights file')} of {len(weights)} are not on this machine"
     times = f"From {when(manifest.started_at)} to {when(manifest.finished_at)}"
     st.markdown(f"{times}, with `{run.config.federation_file}`. {here}.")
+
+
+def draw_family(run: Run) -> None:
+    """From which run it started and which started from it, each a link; nothing where it stands alone."""
+    weights, origin, descendants = run.federation.model.weights, origin_of(run), descendants_of(run)
+    if origin is None and RUN_NAME.fullmatch(weights):
+        st.caption(f"It started from the weights of {weights}, which is not beside it, or is another run by now.")
+    if origin is None and not descendants:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", key="family"):
+        if origin is not None:
+            _draw_relative(origin)
+            st.markdown(":material/arrow_forward:", width="content")
+        st.badge(f"{run.name}, shown here", color="blue")
+        if descendants:
+            st.markdown(":material/arrow_forward:", width="content")
+        for descendant in descendants:
+            _draw_relative(descendant)
+    st.caption("An arrow leads from the run whose federated weights were the start to the run that started from them.")
+
+
+def _draw_relative(run: Run) -> None:
+    how = "with labels" if run.federation.pretext is None else "without labels"
+    label = f"{run.name}: {run.federation.name}, {how}"
+    st.page_link("pages/5_Runs.py", label=label, query_params={"run": run.name}, width="content")
 
 
 def draw_details(run: Run, view: str) -> None:
@@ -84,6 +109,13 @@ def draw_comparison(run: Run, others: Sequence[RunEntry]) -> None:
 
 
 def _draw_scores(run: Run, other: Run) -> None:
+    unlabelled = [one.name for one in (run, other) if one.federation.pretext is not None]
+    if unlabelled:
+        st.caption(
+            f"Without labels there are no test scores to compare ({join_words(unlabelled)}); Evaluation shows what "
+            "a probe says of an encoder."
+        )
+        return
     mine, theirs = (load_evaluation(one)["splits"].get("test", {}) for one in (run, other))
     n_mine, n_theirs = images_in(mine, ALL), images_in(theirs, ALL)
     st.markdown(f"All test images: n = {n_mine:,} for {run.name}, n = {n_theirs:,} for {other.name}.")

@@ -44,14 +44,15 @@ def select_run(pick: Literal["finished", "any"] = "finished") -> Run:
 
 
 def publish_commands() -> str:
-    """What to type for a first published model: publish the newest finished run; where there is none, train first."""
+    """What to type for a first published model: publish the newest finished run that learned its labels; where there
+    is none, train first."""
     entries = read_entries(artifacts_folder())
-    finished = [entry for entry in entries if entry.state == "finished"]
-    if not finished:
+    finished = [Run(Path(entry.folder)) for entry in entries if entry.state == "finished"]
+    labelled = [run for run in finished if run.federation.pretext is None]
+    if not labelled:
         next_number = 1 + max((int(entry.name.removeprefix("run-")) for entry in entries), default=0)
         return f"{TRAIN_COMMAND}\npython -m engine publish run-{next_number:03d} phantoms"
-    run = Run(Path(finished[0].folder))
-    return f"python -m engine publish {run.name} {run.federation.data}"
+    return f"python -m engine publish {labelled[0].name} {labelled[0].federation.data}"
 
 
 def stop_with(error: ConsiliumError) -> NoReturn:

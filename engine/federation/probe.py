@@ -32,6 +32,7 @@ from engine.training.networks import Network, Tensors
 
 RANDOM, START = "random", "start"
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+DRAWN = 1000  # test images, at most, whose places in the embedding are written
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,14 @@ def probe_run(
     train, seed = splits["train"].dealt, data.federation.split.seed
     chosen = {fraction: labelled_part(train, fraction, seed) for fraction in fractions}
     results = {fraction: _describe(run, fraction, chosen[fraction], splits) for fraction in fractions}
+    axes: dict[str, Any] = {}
     n_steps = len(encoders) * (1 + (len(fractions) if finetune else 0))
     for encoder, tensors in encoders.items():
         on_step(f"{encoder}: frozen features", n_steps)
         network = network_with(run, tensors).to(device)
         with explained_out_of_memory(run.federation):
             features = {part: _features(run, network, split.images, device) for part, split in splits.items()}
+        axes[encoder] = _principal_axes(features, _drawn(splits))
         for fraction, labelled in chosen.items():
             for method, logits in _frozen(features, splits, labelled, len(data.federation.classes)):
                 scores = _scores(logits, splits["test"], data)
@@ -83,7 +86,9 @@ def probe_run(
             logits, best = fine_tune(network_with(run, tensors).to(device), run.federation, *parts, device)
             row = {"encoder": encoder, "method": "finetuned", "best_round": best}
             results[fraction]["rows"].append({**row, "scores": _scores(logits, splits["test"], data)})
-    return list(results.values())
+    drawn = [splits["test"].dealt[row].image for row in _drawn(splits)]
+    whose = {"labels": [image.label for image in drawn], "hospitals": [image.hospital for image in drawn]}
+    return [{**result, "embedding": {**whose, "encoders": axes}} for result in results.values()]
 
 
 def read_encoders(run: Run) -> dict[str, Tensors]:
@@ -154,13 +159,35 @@ def _frozen(
     row_of = {(one.image.hospital, one.image.path): row for row, one in enumerate(splits["train"].dealt)}
     rows = torch.tensor([row_of[one.image.hospital, one.image.path] for one in chosen])
     labels = splits["train"].images.labels[rows]
-    mean, deviation = features["train"].mean(0), features["train"].std(0).clamp(min=1e-6)
-    scaled = {part: (values - mean) / deviation for part, values in features.items()}
+    scaled = _standardised(features)
     validation_labels = splits["validation"].images.labels
     probe = fit_linear(scaled["train"][rows], labels, scaled["validation"], validation_labels, n_classes)
     yield {"method": "linear", "l2": probe.l2}, probe.logits(scaled["test"]).numpy()
     votes = nearest_neighbours(features["train"][rows], labels, features["test"], n_classes)
     yield {"method": "neighbours"}, votes.numpy()
+
+
+def _standardised(features: Mapping[Part, Tensor]) -> dict[Part, Tensor]:
+    mean, deviation = features["train"].mean(0), features["train"].std(0).clamp(min=1e-6)
+    return {part: (values - mean) / deviation for part, values in features.items()}
+
+
+def _principal_axes(features: Mapping[Part, Tensor], drawn: Sequence[int]) -> dict[str, Any]:
+    """Test images on the first two principal components of the standardised training features, as `Axes` has them.
+    A component's sign is free: its largest weight is made positive."""
+    scaled = _standardised(features)
+    variances, components = torch.linalg.eigh(scaled["train"].T @ scaled["train"])
+    first = components[:, [-1, -2]]
+    first = first * first.gather(0, first.abs().argmax(0, keepdim=True)).sign()
+    places = (scaled["test"][list(drawn)] @ first).round(decimals=3)
+    explained = variances[[-1, -2]].clamp(min=0) / variances.clamp(min=0).sum().clamp(min=1e-12)
+    return {"x": places[:, 0].tolist(), "y": places[:, 1].tolist(), "explained": explained.tolist()}
+
+
+def _drawn(splits: Mapping[Part, Split]) -> list[int]:
+    """Rows of the test images, evenly over hospitals, as these lie one after another."""
+    n_test = len(splits["test"].dealt)
+    return [place * n_test // DRAWN for place in range(DRAWN)] if n_test > DRAWN else list(range(n_test))
 
 
 def _scores(logits: Floats, test: Split, data: FederationData) -> dict[str, dict[str, float]]:

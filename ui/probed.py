@@ -1,0 +1,169 @@
+"""Evaluation of a run that learned without labels: its probes, or how to make one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from engine.config import Federation
+from engine.errors import ConsiliumError
+from engine.results.files import sha256_of
+from engine.results.probes import METHODS, Embedding, Probe, ProbeRow, encoder_name, probe_files, read_probe
+from engine.results.run_folder import Run
+from engine.results.words import count, percent
+from ui.matrices import SCORES
+from ui.pretext import probe_command, start_command
+from ui.probe_figures import efficiency_figure, embedding_figure, encoder_order
+from ui.tables import DASH
+
+VIEWS = ("Few labels", "Embedding")
+METRICS = {name: SCORES[name] for name in ("macro_f1", "balanced_accuracy", "accuracy")}
+STILL = {"displayModeBar": False}
+
+
+def draw_probes(run: Run) -> None:
+    probes, problems = find_probes(run)
+    for problem in problems:
+        st.warning(problem, icon=":material/warning:")
+    if not probes:
+        st.info(
+            f"{run.name} has an encoder and no opinions, so there is nothing to score until a probe asks what the "
+            "encoder is worth with few labels:",
+            icon=":material/info:",
+        )
+        st.code(probe_command(run), language="bash", wrap_lines=True)
+    else:
+        _draw(run.federation, probes)
+    st.caption("For opinions, a supervised training of the same architecture starts from this encoder:")
+    st.code(start_command(run), language="bash", wrap_lines=True)
+
+
+def find_probes(run: Run) -> tuple[list[Probe], list[str]]:
+    """This run's probes by rising share of labels, and a sentence for each file that is not one."""
+    probes, problems = [], []
+    manifest_sha256 = sha256_of(run.folder / "manifest.json")
+    for path in probe_files(run.folder.parent, run.name):
+        try:
+            probe = _read(str(path), path.stat().st_mtime_ns)
+        except (ConsiliumError, OSError) as error:
+            problems.append(str(error))
+            continue
+        if probe.run_manifest_sha256 == manifest_sha256:
+            probes.append(probe)
+        else:
+            problems.append(f"{path}: is of another run that was called {run.name}; probe this run anew.")
+    return sorted(probes, key=lambda probe: probe.labels), problems
+
+
+def probe_rows(federation: Federation, probes: Sequence[Probe]) -> pd.DataFrame:
+    """One row for each share, encoder and method: columns labels, n_labels, encoder, method, name, and of each metric
+    its value, METRIC_low and METRIC_high. A share that was probed twice stands once."""
+    found: dict[tuple[float, str, str], tuple[Probe, ProbeRow]] = {
+        (probe.labels, row.encoder, row.method): (probe, row) for probe in probes for row in probe.rows
+    }
+    rows = []
+    for (labels, encoder, method), (probe, row) in found.items():
+        name = encoder_name(federation, encoder, method)
+        line = {"labels": labels, "n_labels": probe.n_labels, "encoder": encoder, "method": method, "name": name}
+        for metric in METRICS:
+            score = getattr(row.scores, metric)
+            line |= {metric: score.value, f"{metric}_low": score.low, f"{metric}_high": score.high}
+        rows.append(line)
+    return pd.DataFrame(rows)
+
+
+def probe_sentence(rows: pd.DataFrame, federation: Federation, metric: str) -> str:
+    """At the smallest share of labels: the federated encoder beside those that it must beat."""
+    first = rows[rows["labels"] == rows["labels"].min()]
+    scores = {(row["encoder"], row["method"]): _text(row, metric) for _, row in first.iterrows()}
+    frozen = [
+        f"{encoder_name(federation, encoder, 'linear').lower()} **{scores[encoder, 'linear']}**"
+        for encoder in ("global", "random", "central")
+        if (encoder, "linear") in scores
+    ]
+    share, n_labels = percent(float(first["labels"].iloc[0]), 0), int(first["n_labels"].iloc[0])
+    sentence = (
+        f"With {share} of the training labels ({count(n_labels, 'image')}), a linear probe of frozen features reaches "
+        f"this {METRICS[metric][0].lower()}{METRICS[metric][1:]}: {'; '.join(frozen)}."
+    )
+    tuned, scratch = scores.get(("global", "finetuned")), scores.get(("random", "finetuned"))
+    if tuned and scratch:
+        sentence += f" Trained whole on the same labels: from the federated encoder {tuned}, from scratch {scratch}."
+    return sentence
+
+
+def probe_table(rows: pd.DataFrame, federation: Federation, metric: str) -> pd.DataFrame:
+    """A row for each encoder and method, a column for each share of labels."""
+    shares = rows[["labels", "n_labels"]].drop_duplicates("labels").sort_values("labels")
+    heads = [f"{percent(share, 0)} ({int(n):,})" for share, n in shares.itertuples(index=False)]
+    lines = []
+    for method in METHODS:
+        asked = rows[rows["method"] == method]
+        for encoder in encoder_order(federation, list(asked["encoder"].unique())):
+            mine = asked[asked["encoder"] == encoder].set_index("labels")
+            cells = [_text(mine.loc[share], metric) if share in mine.index else DASH for share in shares["labels"]]
+            lines.append([encoder_name(federation, encoder, method), METHODS[method], *cells])
+    return pd.DataFrame(lines, columns=["Encoder", "Method", *heads])
+
+
+def _draw(federation: Federation, probes: Sequence[Probe]) -> None:
+    rows, newest = probe_rows(federation, probes), probes[-1]
+    embedding = next((probe.embedding for probe in reversed(probes) if probe.embedding), None)
+    answer = st.container()
+    with st.container(horizontal=True):
+        headline = federation.headline if federation.headline in METRICS else "macro_f1"
+        metric = st.segmented_control(
+            "Score", list(METRICS), default=headline, format_func=METRICS.__getitem__, key="score", required=True,
+            wrap=True,
+        )  # fmt: skip
+        view = st.segmented_control("Show", VIEWS, default=VIEWS[0], key="probe_view", required=True)
+    answer.markdown(probe_sentence(rows, federation, metric))
+    if view == VIEWS[1]:
+        _draw_embedding(federation, embedding, newest.n_test)
+        return
+    methods = [method for method in METHODS if method in set(rows["method"])]
+    asked = st.pills(
+        "Method", methods, selection_mode="multi", default=methods[:1], key="methods",
+        format_func=lambda method: METHODS[method][0].upper() + METHODS[method][1:],
+    )  # fmt: skip
+    shown = rows[rows["method"].isin(asked) | ((rows["encoder"] == "random") & (rows["method"] == "finetuned"))]
+    st.plotly_chart(efficiency_figure(shown, federation, metric, METRICS[metric]), config=STILL, key="efficiency")
+    st.caption(
+        f"{count(newest.n_test, 'test image')} of {count(newest.n_test_groups, 'held-out group')}; "
+        f"{newest.intervals}. Every encoder was given the same labels; validation images kept all of theirs. Points of "
+        "one share are set apart so that their intervals can be seen."
+    )
+    st.dataframe(probe_table(rows, federation, metric), hide_index=True)
+    st.caption(f"{METRICS[metric]} by share of labels (labelled images in brackets), with 95% intervals.")
+
+
+def _draw_embedding(federation: Federation, embedding: Embedding | None, n_test: int) -> None:
+    if embedding is None:
+        st.info("These probes are from before embeddings were written; probe again to see one.", icon=":material/info:")
+        return
+    with st.container(horizontal=True):
+        encoder = st.selectbox(
+            "Encoder", encoder_order(federation, list(embedding.encoders)), key="encoder", width=320,
+            format_func=lambda one: encoder_name(federation, one, "linear"),
+        )  # fmt: skip
+        colour = st.segmented_control("Colour", ("Class", "Hospital"), default="Class", key="colour", required=True)
+    figure = embedding_figure(embedding, federation, encoder, by_class=colour == "Class")
+    st.plotly_chart(figure, config=STILL, key="embedding")
+    first, second = embedding.encoders[encoder].explained
+    shown = len(embedding.labels)
+    of = f"{shown:,} of {count(n_test, 'test image')}" if shown < n_test else count(shown, "test image")
+    st.caption(
+        f"{of} on the first two principal components of the training images' standardised features, which hold "
+        f"{percent(first)} and {percent(second)} of their variance. No label took part. Two dimensions hide the rest: "
+        "classes that overlap here may still be told apart. Components of different encoders are not the same."
+    )
+
+
+def _text(row: pd.Series, metric: str) -> str:
+    return f"{percent(row[metric])} ({100 * row[f'{metric}_low']:.1f}-{100 * row[f'{metric}_high']:.1f})"
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _read(path: str, modified_ns: int) -> Probe:
+    return read_probe(Path(path))
