@@ -319,6 +319,8 @@ def _explain(error: ValidationError, file: Path, text: str, changed: Sequence[st
 def _did_you_mean(path: Sequence[str]) -> str:
     sections: list[type[Section]] = [Federation, *SECTIONS]
     known = {name for section in sections for name in section.model_fields}
+    if path[-1] in known:
+        return "; it belongs to another section, or to another aggregation.strategy"
     close = difflib.get_close_matches(path[-1], sorted(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 

@@ -101,13 +101,20 @@ def print_opinions(federation: Federation, answers: list[dict[str, Any]], *, cal
 
 
 def print_scores(federation: Federation, models: dict[str, Any], title: str) -> None:
+    """The federation's leading score first; of two classes before it what is missed and what is called falsely."""
+    names = {"macro_f1": "Macro-F1", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy"}
+    names = {federation.headline: names[federation.headline]} | names
+    errors = ("Missed", "False alarms") if federation.positive_class else ()
     table = Table(title=title)
-    for column in ("Model", "Accuracy", "Balanced accuracy", "Macro-F1", "Images"):
+    for column in ("Model", *errors, *names.values(), "Images"):
         table.add_column(column, justify="left" if column == "Model" else "right")
     for model, values in models.items():
-        name = federation.model_name(model)
-        scores = [f"{values[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "macro_f1")]
-        table.add_row(name, *scores, f"{values['n_images']:,}")
+        row = [federation.model_name(model)]
+        if federation.positive_class:
+            case = federation.classes.index(federation.positive_class)
+            matrix = values["confusion_matrix"]
+            row += [f"{matrix[case][1 - case]:,}", f"{matrix[1 - case][case]:,}"]
+        table.add_row(*row, *(f"{values[key]:.3f}" for key in names), f"{values['n_images']:,}")
     output().print(table)
 
 

@@ -74,6 +74,10 @@ def test_home_leads_with_missed_cases_and_false_alarms_of_two_classes_and_with_t
         f"{share_text(cases - scores['missed'], cases)}, and raises **{count(scores['false_alarms'], 'false alarm')}** "
         f"on {others} others, a specificity of {share_text(others - scores['false_alarms'], others)}." in said
     )
+    outside = run.read_json("evaluation.json")["splits"]["external"]["global"]["all"]
+    sentence = f"it misses **{outside['missed']} of"
+    assert sentence in said, "and what becomes of it elsewhere"
+    assert sentence in words(open_page("4_Compare", model="chest-xray"))
     assert said.index("misses **") < said.index(f"Macro-F1 of the federated model: {percent(scores['macro_f1'])}")
 
 

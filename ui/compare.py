@@ -17,6 +17,7 @@ from ui.forgetting import drop_downloads, drop_stale_downloads
 from ui.given import Picture, next_example, take_pictures
 from ui.heatmaps import LAID_PX, Why, draw_why, lay_over, legend, why_sentences
 from ui.opinions import NOT_CALIBRATED, agreement, answer, calibrated_sentence, opinion_rows, panel_rows
+from ui.outside import outside_sentence
 from ui.probabilities import EXPLAIN, probability_table
 from ui.read_first import (
     TOO_LATE,
@@ -42,6 +43,8 @@ def draw_compare(panel: Panel, version: PublishedVersion) -> None:
     """A new image redraws this part alone, so a version is verified and loaded once."""
     manifest = version.manifest
     st.markdown(f"Made for {manifest.federation.intended_input}. {PRIVACY}")
+    if outside := outside_sentence(version):
+        st.caption(f"How far to trust the federated model: {outside[0].lower()}{outside[1:]}")
     understood = ask_once()
     left, right = st.columns([5, 7], gap="medium")
     with left:

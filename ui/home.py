@@ -11,6 +11,7 @@ from engine.results.published import PublishedVersion, current_version, publishe
 from engine.results.words import count, join_words, percent
 from ui.frame import show_federation
 from ui.matrices import SCORES
+from ui.outside import outside_sentence
 from ui.run_index import folder_stamp
 from ui.selection import publish_commands
 from ui.words import Errors, score_text
@@ -35,6 +36,7 @@ class Card:
     leading: float
     score: str
     errors: Errors | None
+    outside: str
 
 
 def read_card(models: Path, name: str) -> Card:
@@ -66,6 +68,7 @@ def _read_card(folder: str, stamp: str) -> Card:
             leading=leading,
             score=score_text({headline: leading, "intervals": scores["intervals"]}, headline),
             errors=_errors(manifest.federation, scores["confusion_matrix"]),
+            outside=outside_sentence(version),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelError(f"{version.folder / 'model_meta.json'}: lacks {error}; publish the run anew") from None
@@ -121,6 +124,8 @@ def _draw_card(card: Card) -> None:
     score = f"{card.score}, n = {count(card.n_test, 'test image')}"
     if card.errors is not None:
         st.caption(card.errors.sentence(f"The {card.scored} model"))
+    if card.outside:
+        st.caption(card.outside)
     st.caption(f"{card.headline} of the {card.scored} model: {score}. Made for {federation.intended_input}.")
     st.page_link(
         "pages/4_Compare.py", label=f"Ask its {count(card.n_models, 'model')}", icon=":material/arrow_forward:",

@@ -119,22 +119,24 @@ def _clusters(candidates: _Candidates) -> Iterator[list[int]]:
 
 
 def _average(data: FederationData, candidates: _Candidates, members: Sequence[int]) -> bytes:
-    """A PNG of at most SIDE_PX: the mean of the members, each shifted onto the first, with the grey levels of one image.
+    """A PNG of at most SIDE_PX: the mean of the members, each shifted onto the first, with one image's grey levels.
 
     Averaging flattens contrast; so each pixel keeps its rank and takes the members' mean value at that rank. Bars that
-    make a member square are no part of it.
+    make a member square, and what a shift brings in from the other side, are no part of it.
     """
     colour = data.federation.model.colour
-    stack, shown = [], []
+    stack, shown, moved = [], [], []
     for member in members:
         image = read_image(data.root / candidates.images[member].path, colour=colour)
         shown.append([SIDE_PX * length // max(image.shape[:2]) for length in image.shape[:2]])
         pixels = fit(image, SIDE_PX)
         down, right = candidates.shift[members[0], member] * SIDE_PX // GREY_PX
-        stack.append(np.roll(pixels, (int(down), int(right)), axis=(0, 1)).astype(np.float64))
-    height, width = np.min(shown, axis=0)
-    top, left = (SIDE_PX - height) // 2, (SIDE_PX - width) // 2
-    images = np.stack(stack)[:, top : top + height, left : left + width]
+        moved.append((int(down), int(right)))
+        stack.append(np.roll(pixels, moved[-1], axis=(0, 1)).astype(np.float64))
+    bars = (SIDE_PX - np.min(shown, axis=0)) // 2
+    top, left = bars + np.max(moved, axis=0).clip(min=0)
+    bottom, right = SIDE_PX - bars + np.min(moved, axis=0).clip(max=0)
+    images = np.stack(stack)[:, top:bottom, left:right]
     mean = images.mean(axis=0)
     result = np.empty(mean.shape)
     for channel in range(mean.shape[2]):
