@@ -270,7 +270,7 @@ def test_the_card_says_licence_headline_and_the_external_scores(run: Run, data: 
     version = publish_run(run, "dealt", data, tmp_path)
     card = (version.folder / "card.md").read_text(encoding="utf-8")
     assert "Licence of the images: CC BY-NC 4.0: non-commercial use only" in card
-    assert f"## Scores on the external test set: {NAME}" in card
+    assert f"## Scores on the external test set, before quantisation: {NAME}" in card
     header = next(line for line in card.splitlines() if line.startswith("| Model |"))
     assert header == "| Model | Missed | False alarms | Balanced accuracy | Accuracy | Macro-F1 | Images |"
     assert json.loads((version.folder / "model_meta.json").read_text())["datasets"] == ["hospital-a", "hospital-a"]
