@@ -40,15 +40,15 @@ CALIBRATION = {
 
 def test_the_sentence_says_what_to_expect(tiny_federation: Federation) -> None:
     assert served_sentence(tiny_federation, CALIBRATION, "global") == (
-        "**Federated**, on 40 test images: the gap between how sure it is and how often it is right shrank from 20.0% "
-        "to **4.0%** (1.0-9.0). Its 90% prediction sets hold the true class on **92.5%** (85.0-97.5) and name 1.20 "
+        "**Federated**, on 40 test images: the gap between how sure it is and how often it is right is **4.0%** "
+        "(1.0-9.0), before calibration 20.0%. Its 90% prediction sets hold the true class on **92.5%** (85.0-97.5) and name 1.20 "
         "classes on average. The gate refuses 2.5% (0.0-7.5) of these images."
     )
 
 
-def test_a_gap_that_grew_is_said_to_have_grown(tiny_federation: Federation) -> None:
+def test_a_gap_that_grew_shows_both_figures(tiny_federation: Federation) -> None:
     grown = {**CALIBRATION, "measured": {**CALIBRATION["measured"], "calibration": {"global": {"all": cell(0.25)}}}}
-    assert "grew from 20.0% to **25.0%**" in served_sentence(tiny_federation, grown, "global")
+    assert "is **25.0%** (1.0-9.0), before calibration 20.0%" in served_sentence(tiny_federation, grown, "global")
 
 
 def test_the_table_has_places_then_classes(tiny_federation: Federation) -> None:
@@ -56,6 +56,7 @@ def test_the_table_has_places_then_classes(tiny_federation: Federation) -> None:
     assert list(table["Images of"]) == ["All hospitals", "Phantom North (simulated)", "True class glioma"]
     assert table["Sets hold the truth"].iloc[0] == "92.5% (85.0-97.5)"
     assert table["n"].iloc[0] == "40"
+    assert table["Error before"].iloc[0] == "20.0%"
     assert table["Refused"].iloc[-1] == "\u2013"
 
 
