@@ -41,8 +41,8 @@ CALIBRATION = {
 def test_the_sentence_says_what_to_expect(tiny_federation: Federation) -> None:
     assert served_sentence(tiny_federation, CALIBRATION, "global") == (
         "**Federated**, on 40 test images: the gap between how sure it is and how often it is right is **4.0%** "
-        "(1.0-9.0), before calibration 20.0%. Its 90% prediction sets hold the true class on **92.5%** (85.0-97.5) and name "
-        "1.20 classes on average. The gate refuses 2.5% (0.0-7.5) of these images."
+        "(1.0-9.0), before calibration 20.0%. Its 90% prediction sets hold the true class on **92.5%** (85.0-97.5) and "
+        "name 1.20 classes on average. The gate refuses 2.5% (0.0-7.5) of these images."
     )
 
 
