@@ -16,17 +16,19 @@ def outside_sentence(version: PublishedVersion) -> str:
     federation = version.manifest.federation
     if federation.external is None:
         return ""
-    try:
-        run = Run(artifacts_folder() / version.manifest.run)
-        if not came_from(version, run):
-            return ""
-        cell = load_evaluation(run)["splits"][EXTERNAL]["global"][ALL]
-    except (ConsiliumError, KeyError):
+    folder, name = artifacts_folder() / version.manifest.run, federation.display_name(EXTERNAL)
+    if not folder.is_dir() or not came_from(version, Run(folder)):
         return ""
-    kept = f"On {federation.display_name(EXTERNAL)} ({count(cell['n_images'], 'image')} that no hospital held, before "
+    try:
+        cell = load_evaluation(Run(folder))["splits"].get(EXTERNAL, {}).get("global", {}).get(ALL)
+    except ConsiliumError as error:
+        return f'What it is worth on "{name}" cannot be read: {error}'
+    if cell is None:
+        return ""
+    kept = f'On "{name}" ({count(cell["n_images"], "image")} that no hospital held, before '
     if federation.positive_class is None or cell.get("sensitivity") is None or cell.get("specificity") is None:
-        name = federation.headline.replace("_", " ")
-        return f"{kept}quantisation) its {name} is {score_text(cell, federation.headline)}."
+        headline = federation.headline.replace("_", " ")
+        return f"{kept}quantisation) its {headline} is {score_text(cell, federation.headline)}."
     cases = cell["per_class"][federation.positive_class]["support"]
     errors = Errors(federation.positive_class, cell["missed"], cases, cell["false_alarms"], cell["n_images"] - cases)
     return f"{kept}quantisation) {errors.sentence('it')}"
