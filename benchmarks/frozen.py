@@ -8,7 +8,6 @@ from typing import Annotated
 
 import torch
 import typer
-from forget import Forget
 from pairs import show, summarise, time_pairs
 from safetensors.torch import save_file
 
@@ -68,7 +67,7 @@ def main(
                 device=CPU,
                 on_images=lambda *_: None,
             )
-            run_rounds("federated", "global", federation.training, transport, TrainingState(start, start), Forget())
+            run_rounds("federated", "global", federation.training, transport, TrainingState(start, start))
 
         head = HeadNetwork(build_network(federation.model, len(federation.classes), seed=0))
         pairs = time_pairs(

@@ -12,7 +12,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from forget import Forget
 from pairs import show
 
 from engine.aggregation_config import StrategyConfig
@@ -144,7 +143,7 @@ def train(
     if lie == "weights":
         transport = ScaledWeights(transport, liar)
     begun = TrainingState(start, start)
-    state = run_rounds("federated", "global", federation.training, transport, begun, Forget(), rules)
+    state = run_rounds("federated", "global", federation.training, transport, begun, rules=rules)
     head.load_state_dict(state.best_weights)
     return np.concatenate([predict_logits(head, images, device) for images in sets["test"].values()])
 

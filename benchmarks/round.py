@@ -1,7 +1,6 @@
 """One federated round over the three phantom hospitals against the same work in a bare PyTorch loop."""
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,6 @@ from engine.data.phantoms import write_phantoms
 from engine.federation.arms import image_sets
 from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.transports.in_process import InProcessTransport
-from engine.results.rounds import RoundLine
 from engine.training.augment import augment
 from engine.training.build import build_network
 from engine.training.device import autocast
@@ -25,11 +23,6 @@ from engine.training.networks import Network, Tensors
 
 PROJECT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
-
-
-class KeepState:
-    def write_round(self, state: TrainingState, lines: Sequence[RoundLine]) -> None:
-        self.state = state
 
 
 def bare_round(
@@ -108,7 +101,7 @@ def main(
         )
 
         def ours() -> None:
-            run_rounds("federated", "global", federation.training, transport, TrainingState(start, start), KeepState())
+            run_rounds("federated", "global", federation.training, transport, TrainingState(start, start))
 
         def bare() -> None:
             bare_round(network, start, federation, training_sets, validation_sets)

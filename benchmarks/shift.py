@@ -46,6 +46,7 @@ def main(
     """Balanced accuracy on validation images, by scanner, and the mean over scanners."""
     runs = [find_run(artifacts_folder(artifacts), name) for name in names]
     rows: dict[str, dict[str, object]] = {run.name: {} for run in runs}
+    scores: dict[str, list[float]] = {run.name: [] for run in runs}
     sides = {run.federation.model.image_size_px for run in runs}
     if len(sides) > 1:
         raise typer.BadParameter(f"these runs saw images of {sorted(sides)} pixels; give runs of one side")
@@ -59,9 +60,10 @@ def main(
             network = build_network(model, len(federation.classes), 0)
             network.load_state_dict(load_tensors(run.weights("global")))
             logits = np.concatenate([predict_logits(network, images, CPU) for images in sets.values()])
-            rows[run.name][name] = score(logits, labels, federation.classes)["balanced_accuracy"]
-    for row in rows.values():
-        row["mean"] = float(np.mean([float(str(value)) for value in row.values()]))
+            scores[run.name].append(score(logits, labels, federation.classes)["balanced_accuracy"])
+            rows[run.name][name] = scores[run.name][-1]
+    for row, values in zip(rows.values(), scores.values(), strict=True):
+        row["mean"] = float(np.mean(values))
     show(f"{runs[0].federation.name}: balanced accuracy on {len(labels):,} validation images", rows, as_json=as_json)
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from forget import Forget
 from pairs import show, summarise
 
 from engine.federation.rounds import TrainingState, run_rounds
@@ -55,7 +54,7 @@ class Idle:
 def ours(network: Network, n_hospitals: int) -> None:
     start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     config = TrainingConfig(rounds=rounds_of(n_hospitals))
-    run_rounds("federated", "global", config, Idle(network, n_hospitals), TrainingState(start, start), Forget())
+    run_rounds("federated", "global", config, Idle(network, n_hospitals), TrainingState(start, start))
 
 
 def bare(network: Network, n_hospitals: int) -> None:

@@ -174,11 +174,6 @@ class Ear:
             yield reply
 
 
-class Forget:
-    def write_round(self, state: TrainingState, lines: object) -> None:
-        self.lines = lines
-
-
 def federation_of(tiny: Federation, **sections: object) -> Federation:
     training = tiny.training.model_copy(
         update={"rounds": 1, "batch_size": 4, "learning_rate": 1e-2, "optimizer": "sgd"}
@@ -209,7 +204,7 @@ def test_private_tensors_never_travel_and_all_others_do(config: StrategyConfig, 
     ear = Ear(transport)
     shared = {name: tensor for name, tensor in start.items() if name not in private}
     state = TrainingState(shared, shared)
-    run_rounds("federated", "global", federation.training, ear, state, Forget(), Rules(strategy))  # type: ignore[arg-type]
+    run_rounds("federated", "global", federation.training, ear, state, rules=Rules(strategy))  # type: ignore[arg-type]
     assert state.weights.keys() == start.keys() - private
     assert ear.up == ear.down >= start.keys() - private
     assert not (ear.up | ear.down) & private

@@ -36,7 +36,6 @@ class Card:
     leading: float
     score: str
     errors: Errors | None
-    outside: str
 
 
 def read_card(models: Path, name: str) -> Card:
@@ -68,7 +67,6 @@ def _read_card(folder: str, stamp: str) -> Card:
             leading=leading,
             score=score_text({headline: leading, "intervals": scores["intervals"]}, headline),
             errors=_errors(manifest.federation, scores["confusion_matrix"]),
-            outside=outside_sentence(version),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelError(f"{version.folder / 'model_meta.json'}: lacks {error}; publish the run anew") from None
@@ -97,12 +95,12 @@ def draw_cards(models: Path) -> None:
     for place, name in enumerate(names):
         with columns[place % len(columns)].container(border=True, height="stretch"):
             try:
-                _draw_card(read_card(models, name))
+                _draw_card(read_card(models, name), outside_sentence(current_version(models, name)))
             except ConsiliumError as error:
                 st.error(f"'{name}' cannot be shown. {error}", icon=":material/error:")
 
 
-def _draw_card(card: Card) -> None:
+def _draw_card(card: Card, outside: str) -> None:
     federation = card.federation
     st.markdown(f"**{federation.name}** :green-badge[published] :small[{card.name} {card.version}, from {card.run}]")
     show_federation(federation)
@@ -124,8 +122,8 @@ def _draw_card(card: Card) -> None:
     score = f"{card.score}, n = {count(card.n_test, 'test image')}"
     if card.errors is not None:
         st.caption(card.errors.sentence(f"The {card.scored} model"))
-    if card.outside:
-        st.caption(card.outside)
+    if outside:
+        st.caption(outside)
     st.caption(f"{card.headline} of the {card.scored} model: {score}. Made for {federation.intended_input}.")
     st.page_link(
         "pages/4_Compare.py", label=f"Ask its {count(card.n_models, 'model')}", icon=":material/arrow_forward:",

@@ -1,6 +1,5 @@
 """A source that lies in an archive is unpacked once, into the owner's cache directory."""
 
-import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
@@ -28,8 +27,10 @@ def unpack_once(archive: Path, cache: Path) -> Path:
                 file = partial / PurePosixPath(*entry.path.parts[1:])  # the first is the archive's name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(entry.read())
-            shutil.move(partial, home)
+            partial.rename(home)
     except OSError as error:
+        if home.is_dir():  # another process was faster
+            return home
         raise DataError(
             f"{cache}: cannot unpack {archive.name}: {error.strerror or error}; set CONSILIUM_CACHE to one with room"
         ) from None

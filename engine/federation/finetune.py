@@ -1,7 +1,5 @@
 """Training a whole network on a few labels, wherever its encoder comes from: the same budget for each."""
 
-from collections.abc import Sequence
-
 import torch
 
 from engine.config import Federation
@@ -9,15 +7,9 @@ from engine.federation.arms import POOLED
 from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.transports.in_process import InProcessTransport
 from engine.results.metrics import Floats
-from engine.results.rounds import RoundLine
 from engine.training.images import ImageSet
 from engine.training.local import predict_logits
 from engine.training.networks import Network
-
-
-class _Unwritten:
-    def write_round(self, state: TrainingState, lines: Sequence[RoundLine]) -> None:
-        pass
 
 
 def fine_tune(
@@ -42,8 +34,6 @@ def fine_tune(
         device=device,
         on_images=lambda *_: None,
     )
-    state = run_rounds(
-        "central", "finetuned", supervised.training, transport, TrainingState(start, start), _Unwritten()
-    )
+    state = run_rounds("central", "finetuned", supervised.training, transport, TrainingState(start, start))
     network.load_state_dict(state.best_weights)
     return predict_logits(network, test, device), state.best_round

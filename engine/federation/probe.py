@@ -75,9 +75,10 @@ def probe_run(
         network = network_with(run, tensors).to(device)
         with explained_out_of_memory(run.federation):
             features = {part: _features(run, network, split.images, device) for part, split in splits.items()}
-        axes[encoder] = _principal_axes(features, _drawn(splits))
+        scaled = _standardised(features)
+        axes[encoder] = _principal_axes(scaled, _drawn(splits))
         for fraction, labelled in chosen.items():
-            for method, logits in _frozen(features, splits, labelled, len(data.federation.classes)):
+            for method, logits in _frozen(features, scaled, splits, labelled, len(data.federation.classes)):
                 scores = _scores(logits, splits["test"], data)
                 results[fraction]["rows"].append({"encoder": encoder, **method, "scores": scores})
         for fraction, labelled in chosen.items() if finetune else ():
@@ -152,14 +153,16 @@ def _features(run: Run, network: Network, images: ImageSet, device: torch.device
 
 
 def _frozen(
-    features: Mapping[Part, Tensor], splits: Mapping[Part, Split], chosen: Sequence[SplitImage], n_classes: int
+    features: Mapping[Part, Tensor],
+    scaled: Mapping[Part, Tensor],
+    splits: Mapping[Part, Split],
+    chosen: Sequence[SplitImage],
+    n_classes: int,
 ) -> Iterator[tuple[dict[str, Any], Floats]]:
-    """Each method, and its logits or votes for the test images. Features are standardised by all training images'
-    mean and deviation, which take no label."""
+    """Each method, and its logits or votes for the test images; the linear probe reads `scaled` features."""
     row_of = {(one.image.hospital, one.image.path): row for row, one in enumerate(splits["train"].dealt)}
     rows = torch.tensor([row_of[one.image.hospital, one.image.path] for one in chosen])
     labels = splits["train"].images.labels[rows]
-    scaled = _standardised(features)
     validation_labels = splits["validation"].images.labels
     probe = fit_linear(scaled["train"][rows], labels, scaled["validation"], validation_labels, n_classes)
     yield {"method": "linear", "l2": probe.l2}, probe.logits(scaled["test"]).numpy()
@@ -168,14 +171,14 @@ def _frozen(
 
 
 def _standardised(features: Mapping[Part, Tensor]) -> dict[Part, Tensor]:
+    """By all training images' mean and deviation, which take no label."""
     mean, deviation = features["train"].mean(0), features["train"].std(0).clamp(min=1e-6)
     return {part: (values - mean) / deviation for part, values in features.items()}
 
 
-def _principal_axes(features: Mapping[Part, Tensor], drawn: Sequence[int]) -> dict[str, Any]:
+def _principal_axes(scaled: Mapping[Part, Tensor], drawn: Sequence[int]) -> dict[str, Any]:
     """Test images on the first two principal components of the standardised training features, as `Axes` has them.
     A component's sign is free: its largest weight is made positive."""
-    scaled = _standardised(features)
     variances, components = torch.linalg.eigh(scaled["train"].T @ scaled["train"])
     first = components[:, [-1, -2]]
     first = first * first.gather(0, first.abs().argmax(0, keepdim=True)).sign()

@@ -89,10 +89,11 @@ def run_rounds(
     config: TrainingConfig,
     transport: Transport,
     state: TrainingState,
-    recorder: Recorder,
+    recorder: Recorder | None = None,
     rules: Rules | None = None,
 ) -> TrainingState:
-    """Train to the last round, from wherever `state` stands. Every round is written before the next begins.
+    """Train to the last round, from wherever `state` stands. Every round is written before the next begins,
+    where there is a `recorder`.
 
     Raises RunError when fewer of a round's hospitals return a usable update than `min_hospitals` and the strategy ask.
     """
@@ -118,7 +119,8 @@ def run_rounds(
         state.round = number
         is_best = keep_if_best(state, report)
         seconds = time.perf_counter() - started
-        recorder.write_round(state, report.lines(arm, model, number, seconds=seconds, is_best=is_best))
+        if recorder is not None:
+            recorder.write_round(state, report.lines(arm, model, number, seconds=seconds, is_best=is_best))
     return state
 
 

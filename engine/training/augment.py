@@ -36,9 +36,16 @@ def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -
     if config.blur:
         images = blur_each(images, uniform(0, config.blur).to(images.device), config.blur)
     if config.noise:
-        grey = torch.randn((n, 1, *images.shape[2:]), generator=generator).to(images.device)  # grey images stay grey
-        images = (images + uniform(0, config.noise).to(images.device).view(n, 1, 1, 1) * grey).clamp_(0, 1)
+        images = grain_each(images, config.noise, generator)
     return images
+
+
+def grain_each(images: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+    """Gaussian noise on each of floats in 0..1 (n, channels, height, width), of its own deviation up to `largest`."""
+    n = len(images)
+    grain = torch.randn((n, 1, *images.shape[2:]), generator=generator).to(images.device)  # grey images stay grey
+    deviations = torch.empty(n).uniform_(0, largest, generator=generator).to(images.device)
+    return (images + deviations.view(n, 1, 1, 1) * grain).clamp(0, 1)
 
 
 def blur_each(images: Tensor, sigmas: Tensor, largest: float) -> Tensor:

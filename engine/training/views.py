@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.sections import ViewsConfig
-from engine.training.augment import blur_each
+from engine.training.augment import blur_each, grain_each
 from engine.training.images import TrainingSet
 
 LOG_RATIO = math.log(4 / 3)  # a crop's width to height lies between 3:4 and 4:3
@@ -54,8 +54,7 @@ def draw_views(images: Tensor, config: ViewsConfig, generator: torch.Generator) 
     if config.blur:
         images = blur_each(images, uniform(0, config.blur).to(images.device), config.blur)
     if config.noise:
-        grain = torch.randn((n, 1, *images.shape[2:]), generator=generator).to(images.device)  # grey images stay grey
-        images = (images + uniform(0, config.noise).to(images.device).view(per_image) * grain).clamp(0, 1)
+        images = grain_each(images, config.noise, generator)
     return images.contiguous(memory_format=torch.channels_last)
 
 
