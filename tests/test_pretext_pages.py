@@ -235,6 +235,13 @@ def test_panels_hold_their_objective_alone(ssl_run: Run) -> None:
     assert pretext_progress(rounds[rounds["model"] == "central"]) == ""
 
 
+def test_losses_below_zero_are_in_the_panel(ssl_run: Run) -> None:
+    rounds = rounds_table(ssl_run.rounds())
+    figure = objective_figure(rounds.assign(loss=rounds["loss"] - 9), ssl_run.federation, "simclr", "loss")
+    bottom, top = figure.layout.yaxis.range
+    assert bottom < min(min(line.y) for line in figure.data) < 0 == top
+
+
 def test_a_pooled_objective_of_nobody_has_its_own_panel(ssl_run: Run) -> None:
     pretext = mixed().pretext
     assert pretext is not None

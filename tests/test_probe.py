@@ -15,7 +15,7 @@ from engine.data.federation_data import FederationData
 from engine.data.labelled import labelled_part
 from engine.errors import ConfigError, RunError
 from engine.federation.arms import image_sets, plan_models
-from engine.federation.probe import _principal_axes, network_with, probe_run, read_encoders
+from engine.federation.probe import _principal_axes, _standardised, network_with, probe_run, read_encoders
 from engine.federation.training_run import start_run, train_run
 from engine.results.probes import Probe
 from engine.results.run_folder import Run, find_run
@@ -105,14 +105,15 @@ def test_the_embedding_is_the_singular_value_decompositions() -> None:
     generator = torch.Generator().manual_seed(0)
     scales = torch.tensor([[3.0, 1.0, 1.0, 1.0], [0.0, 2.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
     train, test = (torch.randn(n, 4, generator=generator).double() @ scales.double() for n in (50, 7))
-    axes = _principal_axes({"train": train, "validation": train, "test": test}, [0, 3, 6])
+    scaled = _standardised({"train": train, "validation": train, "test": test})
+    axes = _principal_axes(scaled, [0, 3, 6])
     mean, deviation = train.mean(0), train.std(0)
     _, singular, components = np.linalg.svd(((train - mean) / deviation).numpy(), full_matrices=False)
     expected = ((test - mean) / deviation).numpy()[[0, 3, 6]] @ components[:2].T
     np.testing.assert_allclose(np.abs([axes["x"], axes["y"]]), np.abs(expected.T), atol=6e-4)
     np.testing.assert_allclose(axes["explained"], singular[:2] ** 2 / (singular**2).sum(), rtol=1e-9)
     same = torch.ones(5, 4, dtype=torch.float64)
-    collapsed = _principal_axes({"train": same, "validation": same, "test": same}, [0, 1])
+    collapsed = _principal_axes(_standardised({"train": same, "validation": same, "test": same}), [0, 1])
     assert collapsed == {"x": [0.0, 0.0], "y": [0.0, 0.0], "explained": [0.0, 0.0]}
 
 

@@ -89,14 +89,17 @@ def objective_figure(rounds: pd.DataFrame, federation: Federation, objective: st
     if chosen is not None:
         figure.add_vline(x=chosen["round"], line={"color": FEDERATED, "width": 1, "dash": "dot"})
         figure.add_annotation(x=chosen["round"], y=1, yref="paper", yanchor="bottom", text="chosen", showarrow=False)
-    top = float(pd.concat(drawn).max()) * 1.05 if drawn and measure == "loss" else 1.02
+    bottom, top = 0.0, 1.02
+    if drawn and measure == "loss":  # SimSiam's is minus a cosine
+        values = pd.concat(drawn)
+        bottom, top = min(0.0, float(values.min()) * 1.05), max(0.0, float(values.max()) * 1.05)
     figure.update_layout(
         height=380,
         margin={"l": 8, "r": 8, "t": 24, "b": 8},
         hovermode="closest",
         legend={"orientation": "h", "yanchor": "top", "y": -0.12, "x": 0},
         xaxis=round_axis(federation.training.rounds),
-        yaxis={"title": MEASURES[measure], "range": [0, top], "tickformat": ".2f" if measure == "loss" else ".0%"},
+        yaxis={"title": MEASURES[measure], "range": [bottom, top], "tickformat": ".2f" if measure == "loss" else ".0%"},
     )
     return figure
 
