@@ -209,7 +209,7 @@ class Federation(Section):
 
 
 def load_federation(path: Path, overrides: Sequence[str] = ()) -> Federation:
-    """Read a federation file and apply `--set section.key=value` overrides.
+    """Read a federation file and apply `--set section.key=value` overrides; a hospital's keys are hospital.ID.key.
 
     Raises ConfigError with file, line and key.
     """
@@ -224,12 +224,10 @@ def load_federation(path: Path, overrides: Sequence[str] = ()) -> Federation:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from None
     raw.setdefault("data", re.sub(r"[^a-z0-9-]+", "-", path.stem.lower()).strip("-"))
-    for override in overrides:
-        _apply_override(raw, override)
+    changed = dict(_apply_override(raw, override) for override in overrides)
     try:
         return Federation.model_validate(raw)
     except ValidationError as error:
-        changed = tuple(override.partition("=")[0].strip() for override in overrides)
         raise ConfigError(_explain(error, path, text, changed)) from None
 
 
@@ -272,7 +270,8 @@ def _refuse_repeats(what: str, values: Sequence[str]) -> None:
         raise ValueError(f"{what}: '{repeated[0]}' stands twice")
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
+def _apply_override(raw: dict[str, Any], override: str) -> tuple[str, str]:
+    """Where the value now stands, in the words of pydantic's errors (hospital.0.objective), and as it was given."""
     key, equals, value_text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -281,16 +280,24 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         value: Any = tomllib.loads(f"value = {value_text}")["value"]
     except tomllib.TOMLDecodeError:
         value = value_text
-    table = raw
-    for part in parts[:-1]:
+    table, rest, place = raw, parts, []
+    if parts[0] == "hospital" and len(parts) > 1 and isinstance(raw.get("hospital"), list):
+        hospitals = [one for one in raw["hospital"] if isinstance(one, dict)]
+        index = next((index for index, one in enumerate(hospitals) if one.get("id") == parts[1]), None)
+        if index is None or len(parts) == 2:
+            ids = ", ".join(str(one.get("id")) for one in hospitals)
+            raise ConfigError(f"--set {override}: write it as hospital.ID.key=value; ID is one of {ids}")
+        table, rest, place = hospitals[index], parts[2:], ["hospital", str(index)]
+    for part in rest[:-1]:
         inner = table.setdefault(part, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {override}: '{part}' is no section")
         table = inner
-    table[parts[-1]] = value
+    table[rest[-1]] = value
+    return ".".join([*place, *rest]), key.strip()
 
 
-def _explain(error: ValidationError, file: Path, text: str, changed: Sequence[str]) -> str:
+def _explain(error: ValidationError, file: Path, text: str, changed: Mapping[str, str]) -> str:
     """The first thing wrong, as 'FILE:LINE: key: what to do'; one at a time is what people mend."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
@@ -308,8 +315,9 @@ def _explain(error: ValidationError, file: Path, text: str, changed: Sequence[st
         return f"{file}: the key '{dotted}' is missing"
     line = _line_of(path, text)
     where = f"{file}:{line}" if line else str(file)
-    if any(dotted == key or dotted.startswith(f"{key}.") for key in changed):
-        where = f"{file} with --set {dotted}"
+    for key, given in changed.items():
+        if dotted == key or dotted.startswith(f"{key}."):
+            where = f"{file} with --set {given}{dotted.removeprefix(key)}"
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key '{dotted}'{_did_you_mean(path)}"
     said = "" if isinstance(found, dict) else f" (found {found!r})"

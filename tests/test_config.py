@@ -203,11 +203,27 @@ def test_a_set_of_another_form_is_refused_with_an_example(tmp_path: Path, overri
     assert "write it as section.key=value, e.g. training.rounds=5" in refusal(tmp_path, GOOD, override)
 
 
-@pytest.mark.parametrize("override", ["name.first=x", "hospital.0.id=x", "training.rounds.first=1"])
+@pytest.mark.parametrize("override", ["name.first=x", "hospital.north.name.first=x", "training.rounds.first=1"])
 def test_a_set_below_something_that_is_no_section_is_refused(tmp_path: Path, override: str) -> None:
     message = refusal(tmp_path, GOOD, override)
     assert message.startswith(f"--set {override}: ")
     assert message.endswith("is no section")
+
+
+def test_a_set_reaches_one_hospital_by_its_id(tmp_path: Path) -> None:
+    north, south = load_federation(write(tmp_path), ["hospital.south.labelled_fraction=0.5"]).hospital
+    assert (north.labelled_fraction, south.labelled_fraction) == (None, 0.5)
+
+
+@pytest.mark.parametrize("override", ["hospital.0.name=x", "hospital.east.name=x", "hospital.north=x"])
+def test_a_set_of_no_hospital_names_those_there_are(tmp_path: Path, override: str) -> None:
+    message = refusal(tmp_path, GOOD, override)
+    assert message == f"--set {override}: write it as hospital.ID.key=value; ID is one of north, south"
+
+
+def test_a_bad_value_of_a_hospitals_set_is_blamed_on_it(tmp_path: Path) -> None:
+    message = refusal(tmp_path, GOOD, "hospital.south.labelled_fraction=2")
+    assert "two-hospitals.toml with --set hospital.south.labelled_fraction: " in message
 
 
 def test_a_set_of_an_unknown_key_names_the_key(tmp_path: Path) -> None:

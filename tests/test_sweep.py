@@ -14,7 +14,7 @@ from engine.federation import frozen
 from engine.federation.sweep import Job, Point, plan_sweep, run_sweep
 from engine.results.run_folder import Progress, Run, list_runs
 from engine.results.sweep_table import make_table
-from engine.results.sweeps import sweep_runs
+from engine.results.sweeps import setting_of, sweep_runs
 from engine.sweep_grid import expand, parse_grid, parse_seeds
 from tests.conftest import PROJECT, TINY, Command
 from tests.test_training_run import Killed, weights_of
@@ -143,6 +143,12 @@ def test_compression_shares_references_too_and_other_settings_do_not() -> None:
 
 def test_keys_that_only_begin_alike_are_no_section() -> None:
     assert len(expand(["training.lr=1,2", "training.lr_decay=1,2"], "0")) == 4
+
+
+def test_one_hospitals_setting_is_read_back_for_the_table() -> None:
+    (point,) = points("hospital.hospital-a.labelled_fraction=0.5")
+    assert setting_of(point.federation, "hospital.hospital-a.labelled_fraction") == "0.5"
+    assert setting_of(point.federation, "hospital.hospital-b.labelled_fraction") == ""
 
 
 def test_a_point_that_is_written_twice_is_trained_once() -> None:

@@ -66,6 +66,7 @@ def images_key(federation: Federation) -> str:
 def setting_of(federation: Federation, key: str) -> str:
     """The value of a dotted key as people read it; "" where these settings have no such key."""
     value: Any = federation.model_dump(mode="json")
+    value["hospital"] = {one["id"]: one for one in value["hospital"]}  # hospital.ID.key
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     if value is None:
