@@ -87,7 +87,7 @@ def download_bar() -> Iterator[Progress]:
 
 
 def print_opinions(federation: Federation, answers: list[dict[str, Any]], *, calibrated: bool) -> None:
-    table = Table(title=f"{federation.name}: {DISCLAIMER.lower().rstrip('.')}")
+    table = Table(title=f"{federation.name}: {DISCLAIMER.lower().rstrip('.')}", caption=_licence(federation))
     for column in ("Image", "Model", "Says", f"Probability ({'calibrated' if calibrated else 'not calibrated'})"):
         table.add_column(column)
     for answer in answers:
@@ -105,7 +105,7 @@ def print_scores(federation: Federation, models: dict[str, Any], title: str) -> 
     names = {"macro_f1": "Macro-F1", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy"}
     names = {federation.headline: names[federation.headline]} | names
     errors = ("Missed", "False alarms") if federation.positive_class else ()
-    table = Table(title=title)
+    table = Table(title=title, caption=_licence(federation))
     for column in ("Model", *errors, *names.values(), "Images"):
         table.add_column(column, justify="left" if column == "Model" else "right")
     for model, values in models.items():
@@ -116,6 +116,10 @@ def print_scores(federation: Federation, models: dict[str, Any], title: str) -> 
             row += [f"{matrix[case][1 - case]:,}", f"{matrix[1 - case][case]:,}"]
         table.add_row(*row, *(f"{values[key]:.3f}" for key in names), f"{values['n_images']:,}")
     output().print(table)
+
+
+def _licence(federation: Federation) -> str | None:
+    return f"Licence of the training images: {federation.licence}" if federation.licence else None
 
 
 def output() -> Console:

@@ -23,6 +23,7 @@ from engine.inference.panel import read_calibration
 from engine.publishing.publish import publish_run
 from engine.results.published import PublishedVersion
 from engine.results.run_folder import Run
+from engine.terminal import print_opinions, print_scores
 from tests.conftest import PROJECT
 from tests.test_pages import open_page, words
 from ui.examples import HeldOut, read_held_out
@@ -253,7 +254,7 @@ def test_evaluation_leads_with_the_headline_and_offers_the_external_set(
     split = next(control for control in app.segmented_control if control.key == "split")
     assert list(split.options) == ["test", "external", "validation"]
     said = words(split.set_value("external").run())
-    assert "On all 21 external images" in said
+    assert f"On all 21 external images ({NAME})" in said
     assert "misses" in said
     assert "No model was trained on them, and none was chosen by them." in said
     assert [box.options for box in app.selectbox if box.key == "cell_hospital"] == [[NAME]]
@@ -275,6 +276,13 @@ def test_the_card_says_licence_headline_and_the_external_scores(run: Run, data: 
     assert header == "| Model | Missed | False alarms | Balanced accuracy | Accuracy | Macro-F1 | Images |"
     assert json.loads((version.folder / "model_meta.json").read_text())["datasets"] == ["hospital-a", "hospital-a"]
     assert_gate_knows_what_the_scanners_showed(version, data)
+
+
+def test_tables_of_the_terminal_say_the_licence(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    print_scores(run.federation, {}, title="scores")
+    print_opinions(run.federation, [], calibrated=True)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("Licence of the training images: CC BY-NC 4.0") == 2
 
 
 def assert_gate_knows_what_the_scanners_showed(version: PublishedVersion, data: FederationData) -> None:

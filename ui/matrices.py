@@ -129,7 +129,8 @@ def answer_sentence(cells: Cells, federation: Federation, metric: str, split: st
     hint = " (lower is better)" if metric == "ece" else ""
     name = SCORES[metric] if metric == "macro_f1" else SCORES[metric].lower()
     errors = _errors_sentence(federation, *next(iter(scored.items())))
-    return f"{errors}On all {n_images:,} {split} images, by {name}{hint}: {', '.join(parts)}."
+    whose = f" ({federation.display_name(EXTERNAL)})" if split == EXTERNAL else ""
+    return f"{errors}On all {n_images:,} {split} images{whose}, by {name}{hint}: {', '.join(parts)}."
 
 
 def _errors_sentence(federation: Federation, model: str, values: dict[str, Any]) -> str:
