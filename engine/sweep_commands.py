@@ -48,7 +48,13 @@ def train_sweep(
             where = "" if one == key else f" (as '{key}')"
             raise ConfigError(f"--set {one}: is in the sweep's grid or seeds too{where}; leave one away")
         changes = (*given, *chosen)
-        points.append(Point(load_federation(federation_file, changes), changes))
+        try:
+            points.append(Point(load_federation(federation_file, changes), changes))
+        except ConfigError as error:
+            told = str(error)
+            for key in chosen_keys:
+                told = told.replace(f"--set {key}", f"--grid {key}", 1)
+            raise ConfigError(told) from None
     name = name or re.sub(r"[^a-z0-9-]+", "-", federation_file.stem.lower()).strip("-")
     folder = artifacts_folder(artifacts)
     with progress_bar() as bar:

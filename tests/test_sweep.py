@@ -352,6 +352,8 @@ def test_the_command_trains_goes_on_and_says_so(
     [
         (["--grid", "training.round=1,2"], "unknown key 'training.round'"),
         (["--grid", "aggregation.strategy=fedavg,fedmagic"], "must be one of fedavg"),
+        (["--grid", "training.rounds=1,0"], "phantoms.toml with --grid training.rounds: "),
+        (["--set", "training.rounds=0", "--grid", "training.batch_size=2,4"], "with --set training.rounds: "),
         (["--grid", "aggregation.strategy="], "a value is empty"),
         (["--seeds", "0,x"], "'x' is no whole number"),
         (
