@@ -126,7 +126,7 @@ def phantom_run(tiny_data: FederationData, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def ssl_data(tiny_data: FederationData) -> FederationData:
-    return dataclasses.replace(tiny_data, federation=mixed())
+    return dataclasses.replace(tiny_data, federation=mixed("training.keep_rounds=true"))
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ from ui.curves import best_rows
 from ui.loaders import rounds_table
 from ui.pretext import pretext_sentence
 from ui.pretext_curves import objective_figure, objectives_of, pretext_progress
-from ui.probe_figures import efficiency_figure, embedding_figure, encoder_order
-from ui.probed import probe_rows, probe_table
+from ui.probe_figures import efficiency_figure, embedding_figure, encoder_order, rounds_figure
+from ui.probed import probe_rows, probe_table, round_rows
 
 __all__ = ["artifacts"]
 PAGES = ("1_Hospitals", "2_Training", "3_Evaluation", "4_Compare", "5_Runs")
@@ -86,7 +86,7 @@ def test_no_page_breaks_or_speaks_of_a_diagnosis(
     assert "without labels" in said
     assert "by rotation at Phantom North (simulated) and SimCLR at Phantom Coast (simulated)" in said
     if page == "2_Training":
-        assert "acro-F1" not in said
+        assert "acro-F1" not in words(app) + "".join(metric.label for metric in app.metric)
         assert "Chosen round" in said
 
 
@@ -99,6 +99,33 @@ def test_training_shows_each_objective_apart_and_says_what_its_share_is(artifact
     assert not app.exception
     assert "turns named rightly; a guess is right 25% of the time" in words(app)
     assert "views whose nearest other view is their partner" in words(app)
+
+
+def test_training_draws_what_each_round_was_worth(
+    artifacts: Path, ssl_run: Run, ssl_probes: list[dict[str, Any]]
+) -> None:
+    lay_out(artifacts, ssl_run, ssl_probes, "probed")
+    app = open_page("2_Training")
+    assert len(app.get("plotly_chart")) == 3
+    assert "No round was chosen by it" in words(app)
+    probes = [Probe.model_validate(probe) for probe in ssl_probes]
+    figure = rounds_figure(round_rows(probes), ssl_run.federation, "macro_f1", "Macro-F1")
+    all_labels, tenth = figure.data
+    assert all_labels.name.startswith("100% of the labels")
+    for line, probe in ((tenth, probes[0]), (all_labels, probes[1])):
+        random = next(row for row in probe.rows if (row.encoder, row.method) == ("random", "linear"))
+        linear = [row.scores.macro_f1.value for row in probe.rounds if row.method == "linear"]
+        assert list(line.x) == [0, 1, 2, 3]
+        assert list(line.y) == [random.scores.macro_f1.value, *linear]
+
+
+def test_training_without_probed_rounds_has_no_such_chart(
+    artifacts: Path, ssl_run: Run, ssl_probes: list[dict[str, Any]]
+) -> None:
+    lay_out(artifacts, ssl_run, [{**probe, "rounds": []} for probe in ssl_probes], "probed")
+    app = open_page("2_Training")
+    assert len(app.get("plotly_chart")) == 2
+    assert not app.exception
 
 
 def test_evaluation_says_how_to_probe(artifacts: Path, ssl_run: Run) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,6 +159,25 @@ def test_the_probe_stands_beside_a_random_encoder_and_moves_nothing(
     random, trained = (read_encoders(run)[name] for name in ("random", "global"))
     assert random.keys() == trained.keys()
     assert not all(torch.equal(random[name], trained[name]) for name in random)
+
+
+def test_kept_rounds_are_probed_and_the_chosen_one_as_the_model_that_stands(
+    ssl_run: Run, ssl_probes: list[dict[str, Any]]
+) -> None:
+    totals = {line.round: line for line in ssl_run.rounds() if (line.model, line.hospital) == ("global", "all")}
+    chosen = max(number for number, line in totals.items() if line.is_best_so_far)
+    for probe in ssl_probes:
+        asked = [(row["round"], row["method"]) for row in probe["rounds"]]
+        assert asked == [(number, method) for number in (1, 2, 3) for method in ("linear", "neighbours")]
+        stands = [row for row in probe["rows"] if row["encoder"] == "global"]
+        assert [row for row in probe["rounds"] if row["round"] == chosen] == [
+            {**row, "round": chosen} for row in stands
+        ]
+
+
+def test_a_run_that_kept_no_rounds_has_none_probed(run: Run, data: FederationData) -> None:
+    (probe,) = probe_run(run, data, [1.0], finetune=False)
+    assert probe["rounds"] == []
 
 
 def test_the_command_writes_beside_the_runs_and_prints_both_ways(engine: Command, run: Run, phantom_root: Path) -> None:

@@ -11,6 +11,7 @@ from engine.results.words import count
 from ui.curves import SYMBOLS, best_rows, round_axis
 from ui.palette import FEDERATED, POOLED, hospital_colour
 from ui.pretext import OBJECTIVES, SHARES
+from ui.probed import draw_probed_rounds
 
 MEASURES = {"loss": "Loss", "accuracy": "Share solved"}
 CHANCE = {"rotation": 0.25}
@@ -40,12 +41,7 @@ def draw_pretext_curves(rounds: pd.DataFrame, run: Run) -> None:
         "chosen round."
     )
     if run.is_finished:
-        st.page_link(
-            "pages/3_Evaluation.py",
-            label="What this encoder is worth with few labels",
-            icon=":material/arrow_forward:",
-            query_params={"run": run.name},
-        )
+        draw_probed_rounds(run)
 
 
 def objectives_of(federation: Federation) -> list[str]:

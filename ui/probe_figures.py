@@ -5,11 +5,12 @@ import plotly.graph_objects as go
 
 from engine.config import Federation
 from engine.results.probes import METHODS, Embedding, encoder_name
-from ui.curves import SYMBOLS, value_floor
+from ui.curves import SYMBOLS, round_axis, value_floor
 from ui.palette import STARTED, UNTRAINED, hospital_colour, model_colour, model_order
 
 DASHES = {"linear": "solid", "neighbours": "dot", "finetuned": "dash"}
 OTHERS = {"start": STARTED, "random": UNTRAINED}
+SHARE_DASHES = ("solid", "dash", "dot")
 APART = 1.06  # a factor on the axis of labels between neighbouring encoders
 
 
@@ -61,6 +62,44 @@ def efficiency_figure(rows: pd.DataFrame, federation: Federation, metric: str, t
         },
         yaxis={"title": title + (" (axis from 50%)" if floor else ""), "range": [floor, 1.02], "tickformat": ".0%"},
     )  # fmt: skip
+    return figure
+
+
+def rounds_figure(rows: pd.DataFrame, federation: Federation, metric: str, title: str) -> go.Figure:
+    """The federated encoder's linear probe over rounds, one line for each share of labels, with intervals. Round 0 is
+    the encoder as the run began. Columns as `ui.probed.round_rows` has them."""
+    figure = go.Figure()
+    shares = sorted(rows["labels"].unique(), reverse=True)
+    for place, share in enumerate(shares):
+        mine = rows[rows["labels"] == share].sort_values("round")
+        name = f"{100 * share:g}% of the labels ({int(mine['n_labels'].iloc[0]):,} images)"
+        figure.add_scatter(
+            x=mine["round"],
+            y=mine[metric],
+            error_y={
+                "array": mine[f"{metric}_high"] - mine[metric],
+                "arrayminus": mine[metric] - mine[f"{metric}_low"],
+                "thickness": 1,
+                "width": 3,
+            },
+            mode="lines+markers",
+            name=name,
+            line={"color": model_colour(federation, "global"), "width": 2.5, "dash": SHARE_DASHES[place % 3]},
+            marker={"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 7},
+            customdata=mine[[f"{metric}_low", f"{metric}_high"]],
+            hovertemplate=f"Round %{{x}}<br>{name}<br>{title} %{{y:.1%}} (%{{customdata[0]:.1%}} to "
+            "%{customdata[1]:.1%})<extra></extra>",
+        )
+    floor = value_floor(rows[f"{metric}_low"], metric)
+    figure.update_layout(
+        height=380,
+        margin={"l": 8, "r": 8, "t": 24, "b": 8},
+        hovermode="closest",
+        showlegend=True,
+        legend={"orientation": "h", "yanchor": "top", "y": -0.12, "x": 0},
+        xaxis={**round_axis(federation.training.rounds), "range": [-0.3, federation.training.rounds + 0.3]},
+        yaxis={"title": title + (" (axis from 50%)" if floor else ""), "range": [floor, 1.02], "tickformat": ".0%"},
+    )
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of a run that learned without labels: its probes, or how to make one."""
+"""Probes of a run that learned without labels: all of them on Evaluation, over rounds on Training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from engine.results.run_folder import Run
 from engine.results.words import count, percent
 from ui.matrices import SCORES
 from ui.pretext import probe_command, start_command
-from ui.probe_figures import efficiency_figure, embedding_figure, encoder_order
+from ui.probe_figures import efficiency_figure, embedding_figure, encoder_order, rounds_figure
 from ui.tables import DASH
 
 VIEWS = ("Few labels", "Embedding")
@@ -66,11 +66,47 @@ def probe_rows(federation: Federation, probes: Sequence[Probe]) -> pd.DataFrame:
     for (labels, encoder, method), (probe, row) in found.items():
         name = encoder_name(federation, encoder, method)
         line = {"labels": labels, "n_labels": probe.n_labels, "encoder": encoder, "method": method, "name": name}
-        for metric in METRICS:
-            score = getattr(row.scores, metric)
-            line |= {metric: score.value, f"{metric}_low": score.low, f"{metric}_high": score.high}
-        rows.append(line)
+        rows.append(line | _values(row))
     return pd.DataFrame(rows)
+
+
+def round_rows(probes: Sequence[Probe]) -> pd.DataFrame:
+    """The federated encoder's linear probes over rounds: labels, n_labels, round, and each metric as `probe_rows` has
+    it. Round 0 is the encoder as the run began; empty where no probe asked the rounds."""
+    rows = []
+    for probe in {probe.labels: probe for probe in probes if probe.rounds}.values():
+        linear = {row.encoder: row for row in probe.rows if row.method == "linear"}
+        began = linear.get("start") or linear["random"]
+        over = [(0, began), *((row.round, row) for row in probe.rounds if row.method == "linear")]
+        for number, row in over:
+            rows.append({"labels": probe.labels, "n_labels": probe.n_labels, "round": number, **_values(row)})
+    return pd.DataFrame(rows)
+
+
+def draw_probed_rounds(run: Run) -> None:
+    """What the encoder was worth round by round, or how to see it; and the way to the whole probe."""
+    probes, _ = find_probes(run)
+    rows = round_rows(probes)
+    metric = run.federation.headline
+    if not rows.empty:
+        st.markdown("**What the federated encoder is worth**")
+        figure = rounds_figure(rows, run.federation, metric, f"{METRICS[metric]}, linear probe")
+        st.plotly_chart(figure, config=STILL, key="probed-rounds")
+        st.caption(
+            f"Linear probe of frozen features on {count(probes[-1].n_test, 'test image')}; {probes[-1].intervals}. "
+            "Round 0 is the encoder as the run began. No round was chosen by it: that was the validation loss above."
+        )
+    elif not run.federation.training.keep_rounds:
+        st.caption(
+            "Of a run that keeps its rounds (`--set training.keep_rounds=true`) a probe also says, here, what the "
+            "encoder was worth after each."
+        )
+    st.page_link(
+        "pages/3_Evaluation.py",
+        label="What this encoder is worth with few labels",
+        icon=":material/arrow_forward:",
+        query_params={"run": run.name},
+    )
 
 
 def probe_sentence(rows: pd.DataFrame, federation: Federation, metric: str) -> str:
@@ -112,10 +148,9 @@ def _draw(federation: Federation, probes: Sequence[Probe]) -> None:
     embedding = next((probe.embedding for probe in reversed(probes) if probe.embedding), None)
     answer = st.container()
     with st.container(horizontal=True):
-        headline = federation.headline if federation.headline in METRICS else "macro_f1"
         metric = st.segmented_control(
-            "Score", list(METRICS), default=headline, format_func=METRICS.__getitem__, key="score", required=True,
-            wrap=True,
+            "Score", list(METRICS), default=federation.headline, format_func=METRICS.__getitem__, key="score",
+            required=True, wrap=True,
         )  # fmt: skip
         view = st.segmented_control("Show", VIEWS, default=VIEWS[0], key="probe_view", required=True)
     answer.markdown(probe_sentence(rows, federation, metric))
@@ -158,6 +193,14 @@ def _draw_embedding(federation: Federation, embedding: Embedding | None, n_test:
         f"{percent(first)} and {percent(second)} of their variance. No label took part. Two dimensions hide the rest: "
         "classes that overlap here may still be told apart. Components of different encoders are not the same."
     )
+
+
+def _values(row: ProbeRow) -> dict[str, float]:
+    values = {}
+    for metric in METRICS:
+        score = getattr(row.scores, metric)
+        values |= {metric: score.value, f"{metric}_low": score.low, f"{metric}_high": score.high}
+    return values
 
 
 def _text(row: pd.Series, metric: str) -> str:

@@ -7,6 +7,7 @@ images choose the linear probe's L2 and fine-tuning's round, with all their labe
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,8 +53,8 @@ def probe_run(
     on_step: Callable[[str, int], None] = lambda what, of: None,
 ) -> list[dict[str, Any]]:
     """One result for each fraction of the training labels, as it is written; `on_step` hears each step and how many
-    there are. Raises RunError where the run or its images are not what they were, ConfigError for a fraction that is
-    none."""
+    there are. Of a run that kept its rounds the federated encoder of each is asked too, frozen. Raises RunError where
+    the run or its images are not what they were, ConfigError for a fraction that is none."""
     for fraction in fractions:
         if not 0 < fraction <= 1:
             raise ConfigError(
@@ -69,24 +70,36 @@ def probe_run(
     chosen = {fraction: labelled_part(train, fraction, seed) for fraction in fractions}
     results = {fraction: _describe(run, fraction, chosen[fraction], splits) for fraction in fractions}
     axes: dict[str, Any] = {}
-    n_steps = len(encoders) * (1 + (len(fractions) if finetune else 0))
-    for encoder, tensors in encoders.items():
-        on_step(f"{encoder}: frozen features", n_steps)
-        network = network_with(run, tensors).to(device)
+    rounds = _kept_rounds(run)
+    n_steps = len(encoders) * (1 + (len(fractions) if finetune else 0)) + len(rounds)
+
+    def features_of(network: Network) -> dict[Part, Tensor]:
         with explained_out_of_memory(run.federation):
-            features = {part: _features(run, network, split.images, device) for part, split in splits.items()}
-        scaled = _standardised(features)
-        axes[encoder] = _principal_axes(scaled, _drawn(splits))
+            return {part: _features(run, network, split.images, device) for part, split in splits.items()}
+
+    def ask(features: Mapping[Part, Tensor], scaled: Mapping[Part, Tensor]) -> Iterator[tuple[float, dict[str, Any]]]:
         for fraction, labelled in chosen.items():
             for method, logits in _frozen(features, scaled, splits, labelled, len(data.federation.classes)):
-                scores = _scores(logits, splits["test"], data)
-                results[fraction]["rows"].append({"encoder": encoder, **method, "scores": scores})
+                yield fraction, {**method, "scores": _scores(logits, splits["test"], data)}
+
+    for encoder, tensors in encoders.items():
+        on_step(f"{encoder}: frozen features", n_steps)
+        features = features_of(network_with(run, tensors).to(device))
+        scaled = _standardised(features)
+        axes[encoder] = _principal_axes(scaled, _drawn(splits))
+        for fraction, row in ask(features, scaled):
+            results[fraction]["rows"].append({"encoder": encoder, **row})
         for fraction, labelled in chosen.items() if finetune else ():
             on_step(f"{encoder}: fine-tuning on {len(labelled):,} labels", n_steps)
             parts = (_image_set(data, labelled), splits["validation"].images, splits["test"].images)
             logits, best = fine_tune(network_with(run, tensors).to(device), run.federation, *parts, device)
             row = {"encoder": encoder, "method": "finetuned", "best_round": best}
             results[fraction]["rows"].append({**row, "scores": _scores(logits, splits["test"], data)})
+    for number, file in rounds.items():
+        on_step(f"round {number}: frozen features", n_steps)
+        features = features_of(network_with(run, _of_encoder(load_tensors(file), encoders[RANDOM])).to(device))
+        for fraction, row in ask(features, _standardised(features)):
+            results[fraction]["rounds"].append({"encoder": "global", "round": number, **row})
     drawn = [splits["test"].dealt[row].image for row in _drawn(splits)]
     whose = {"labels": [image.label for image in drawn], "hospitals": [image.hospital for image in drawn]}
     return [{**result, "embedding": {**whose, "encoders": axes}} for result in results.values()]
@@ -105,10 +118,8 @@ def read_encoders(run: Run) -> dict[str, Tensors]:
     encoders = {RANDOM: _encoder(build_network(plain, n_classes, seed))}
     if federation.model.weights != "none":
         encoders[START] = _encoder(build_network(federation.model, n_classes, seed, run.folder.parent))
-    names = set(encoders[RANDOM])
     for model in dict.fromkeys(line.model for line in run.rounds()):
-        tensors = load_tensors(run.weights(model))
-        encoders[model] = {name: tensor for name, tensor in tensors.items() if name in names}
+        encoders[model] = _of_encoder(load_tensors(run.weights(model)), encoders[RANDOM])
     return encoders
 
 
@@ -118,6 +129,18 @@ def network_with(run: Run, encoder: Tensors) -> Network:
     network = build_network(plain, len(run.federation.classes), run.federation.training.seed)
     network.load_state_dict({**network.state_dict(), **encoder})
     return network
+
+
+def _kept_rounds(run: Run) -> dict[int, Path]:
+    """The federated model's weights file of every round; empty where the run did not keep them."""
+    if not run.federation.training.keep_rounds or "federated" not in run.federation.arms:
+        return {}
+    return {number: run.round_weights("global", number) for number in range(1, run.federation.training.rounds + 1)}
+
+
+def _of_encoder(weights: Tensors, encoder: Tensors) -> Tensors:
+    """Without heads: the tensors that an encoder of this architecture has."""
+    return {name: tensor for name, tensor in weights.items() if name in encoder}
 
 
 def _encoder(network: Network) -> Tensors:
@@ -212,4 +235,5 @@ def _describe(run: Run, fraction: float, chosen: Sequence[SplitImage], splits: M
         "n_test_groups": len({one.group for one in splits["test"].dealt}),
         "intervals": f"95%, percentile bootstrap over groups, {REPLICATES} replicates",
         "rows": [],
+        "rounds": [],
     }

@@ -43,6 +43,12 @@ class ProbeRow(_Part):
     best_round: int | None = None
 
 
+class RoundRow(ProbeRow):
+    """The federated encoder as one round left it."""
+
+    round: int
+
+
 class Axes(_Part):
     """Test images on the first two principal components of the training images' standardised features; `explained`
     are the shares of the training features' variance along each."""
@@ -68,7 +74,7 @@ class Embedding(_Part):
 
 
 class Probe(_Part):
-    """One file. Probes from before there was an `embedding` have none."""
+    """One file. `rounds` are empty where the run did not keep its own; probes from before `embedding` have none."""
 
     schema_version: Literal[1] = 1
     run: str
@@ -81,6 +87,7 @@ class Probe(_Part):
     n_test_groups: int
     intervals: str
     rows: tuple[ProbeRow, ...] = Field(min_length=1)
+    rounds: tuple[RoundRow, ...] = ()
     embedding: Embedding | None = None
 
 
