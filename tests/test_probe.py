@@ -21,7 +21,7 @@ from engine.federation.training_run import start_run, train_run
 from engine.results.probes import Probe
 from engine.results.run_folder import Run, find_run
 from engine.training.linear_probe import fit_linear, nearest_neighbours
-from tests.conftest import PROJECT, Command
+from tests.conftest import PROJECT, TINY, Command
 
 PHANTOMS = PROJECT / "federations" / "phantoms.toml"
 SETTINGS = (
@@ -73,6 +73,21 @@ def test_a_supervised_federation_learns_from_the_labelled_share_alone(tiny_data:
     for hospital, n_images in everything.items():
         assert 0 < tenth[hospital] < 0.4 * n_images, "whole groups, and one of each class"
         assert 0.5 * n_images <= half[hospital] < 0.8 * n_images
+
+
+def test_pooling_once_counts_the_images_whose_labels_are_used(tiny_data: FederationData, tmp_path: Path) -> None:
+    settings = ("training.rounds=1", "arms=['federated']", "training.labelled_fraction=0.1")
+    data = dataclasses.replace(tiny_data, federation=load_federation(PHANTOMS, [*TINY, *settings]))
+    run = train_run(start_run(data, "federations/phantoms.toml", tmp_path), data)
+    train = [split for split in data.splits if split.part == "train"]
+    used = [
+        one
+        for hospital in data.federation.hospital
+        for one in labelled_part([one for one in train if one.image.hospital == hospital.id], 0.1, seed=0)
+    ]
+    assert 0 < len(used) < 0.4 * len(train)
+    told = run.read_json("communication.json")["pooling_once_bytes"]
+    assert told == sum((data.root / one.image.path).stat().st_size for one in used)
 
 
 def test_the_linear_probe_is_where_its_own_gradient_is_zero() -> None:

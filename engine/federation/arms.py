@@ -70,7 +70,9 @@ def image_sets(data: FederationData, part: Shown) -> dict[str, ImageSet]:
     """
     if part == EXTERNAL:
         return {EXTERNAL: _external(data, data.external)} if data.external is not None else {}
-    sets = {one.id: ImageSet([portion_of(data, one.id, _mine(data, part, one))]) for one in data.federation.hospital}
+    sets = {
+        one.id: ImageSet([portion_of(data, one.id, images_used(data, part, one))]) for one in data.federation.hospital
+    }
     return {hospital: images for hospital, images in sets.items() if len(images)}
 
 
@@ -80,7 +82,8 @@ def _external(data: FederationData, external: ExternalSet) -> ImageSet:
     return ImageSet([Portion(external.holding.pixels, np.arange(len(images)), labels)])
 
 
-def _mine(data: FederationData, part: Part, hospital: Hospital) -> list[SplitImage]:
+def images_used(data: FederationData, part: Part, hospital: Hospital) -> list[SplitImage]:
+    """A hospital's images of a part; of training images those whose labels the federation uses."""
     mine = [split for split in data.splits if split.part == part and split.image.hospital == hospital.id]
     if part != "train":
         return mine
