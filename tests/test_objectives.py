@@ -15,7 +15,7 @@ from engine.training.objectives.rotation import turn_all
 from engine.training.objectives.simclr import SimCLR
 from engine.training.objectives.simsiam import SimSiam
 from engine.training.pretext import PretextNetwork, build_pretext
-from engine.training.views import draw_pairs, draw_views
+from engine.training.views import draw_pairs, draw_views, picture_squares
 from tests.test_training import CPU, squares
 
 STILL = ViewsConfig(crop=1, flip=False, jitter=0)
@@ -93,7 +93,7 @@ def test_turning_back_gives_the_image_whatever_the_label() -> None:
 
 def test_rotations_label_stays_right_where_views_are_flipped() -> None:
     """Bright above, dark below, however it is mirrored left to right: the label can be read off every input."""
-    upright = torch.zeros(16, 1, 8, 8)
+    upright = torch.full((16, 1, 8, 8), 0.1)
     upright[:, :, :4] = 1
 
     class Same:
@@ -105,6 +105,42 @@ def test_rotations_label_stays_right_where_views_are_flipped() -> None:
     sides = torch.stack([pixels[:, 0, :4].mean((1, 2)), pixels[:, 0, :, :4].mean((1, 2)),
                          pixels[:, 0, 4:].mean((1, 2)), pixels[:, 0, :, 4:].mean((1, 2))], 1)  # fmt: skip
     assert torch.equal(sides.argmax(1), turns), "top, then by quarter turns counter-clockwise: left, bottom, right"
+
+
+def test_bars_around_a_wide_picture_do_not_tell_its_turn() -> None:
+    """The flattest pair of edges names the axis of a turned letterbox; of a view it must not."""
+    pixels = torch.zeros(200, 3, 64, 64)
+    pixels[:, :, 8:56] = torch.rand(200, 3, 48, 64, generator=generator())
+
+    class Wide:
+        def batch(self, positions: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+            return pixels[positions], torch.zeros(len(positions))
+
+    def axis_named(views: torch.Tensor, turns: torch.Tensor) -> float:
+        spread = [views[:, :, 0], views[:, :, -1], views[..., 0], views[..., -1]]
+        above, below, left, right = (edge.std(dim=(1, 2)) for edge in spread)
+        sideways = torch.minimum(left, right) < torch.minimum(above, below)
+        return float((sideways.long() == turns % 2).float().mean())
+
+    views = ViewsConfig(crop=0.3)
+    whole = turn_all(draw_views(pixels, views, generator()))
+    rotation = make_objective("rotation", CONFIG, views)
+    inside = rotation.inputs(Wide(), torch.arange(200), CPU, generator(), 0)  # type: ignore[arg-type]
+    assert axis_named(*whole) > 0.8
+    assert 0.4 < axis_named(*inside) < 0.6
+
+
+def test_a_pictures_square_is_in_its_middle_without_padding() -> None:
+    images = torch.zeros(4, 1, 20, 20)
+    images[0, :, 4:16] = 1  # wide
+    images[1, :, :, 2:12] = 1  # tall, to the left
+    images[2] = 1
+    found = picture_squares(images)
+    expected = [[0, 0, 10 / 20], [-6 / 20, 0, 8 / 20], [0, 0, 18 / 20], [0, 0, 18 / 20]]
+    assert found.tolist() == [pytest.approx(row) for row in expected]
+    views = draw_views(images, ViewsConfig(crop=1, flip=False, jitter=0), generator(), found)
+    assert views[:3].min() > 0.999, "no padding is mixed in"
+    assert views[3].max() == 0
 
 
 def test_views_are_seeded_stay_in_range_and_each_image_has_its_own() -> None:

@@ -24,10 +24,31 @@ def draw_pairs(
     return pairs, torch.arange(len(pairs), device=device).roll(len(pixels))
 
 
-def draw_views(images: Tensor, config: ViewsConfig, generator: torch.Generator) -> Tensor:
+def picture_squares(images: Tensor) -> Tensor:
+    """The largest square in the middle of each picture, without the black that pads it (n, 3): its middle's x and y and
+    half its side, where -1 and 1 are the edges of the image. An image that is black all over is its own square.
+
+    One pixel at each edge is left out, so that resizing mixes no padding in.
+    """
+    side = images.shape[-1]
+    bright = images.amax(1) > 0
+    ends = []
+    for lines in (bright.any(1), bright.any(2)):  # columns, then rows, (n, side)
+        some = lines.any(1)
+        first, last = lines.int().argmax(1), side - 1 - lines.flip(1).int().argmax(1)
+        ends.append((torch.where(some, first, 0), torch.where(some, last, side - 1)))
+    (left, right), (top, bottom) = ends
+    half = torch.minimum(right - left, bottom - top).sub(1).clamp(min=1) / side
+    return torch.stack([(left + right + 1) / side - 1, (top + bottom + 1) / side - 1, half], dim=1)
+
+
+def draw_views(
+    images: Tensor, config: ViewsConfig, generator: torch.Generator, squares: Tensor | None = None
+) -> Tensor:
     """One view of each of floats in 0..1 (n, 1 or 3, side, side): crop and flip, jitter, grayscale, blur, noise.
 
     `generator` lives on the CPU, so that every device draws the same. Colour changes only where there is colour.
+    `squares` (of `picture_squares`) stand for whole images: a view shows a part of them alone.
     """
     n, channels = images.shape[:2]
     per_image = (n, 1, 1, 1)
@@ -35,9 +56,9 @@ def draw_views(images: Tensor, config: ViewsConfig, generator: torch.Generator) 
     def uniform(low: float, high: float) -> Tensor:
         return torch.empty(n).uniform_(low, high, generator=generator)
 
-    if config.crop < 1 or config.flip:
+    if config.crop < 1 or config.flip or squares is not None:
         images = _crop(images, config, uniform(config.crop, 1), uniform(-LOG_RATIO, LOG_RATIO),
-                       uniform(-1, 1), uniform(-1, 1), uniform(0, 1))  # fmt: skip
+                       uniform(-1, 1), uniform(-1, 1), uniform(0, 1), squares)  # fmt: skip
     if config.jitter:
         j = config.jitter
         brightness, contrast = (uniform(1 - j, 1 + j).to(images.device).view(per_image) for _ in range(2))
@@ -59,7 +80,14 @@ def draw_views(images: Tensor, config: ViewsConfig, generator: torch.Generator) 
 
 
 def _crop(
-    images: Tensor, config: ViewsConfig, area: Tensor, log_ratio: Tensor, x: Tensor, y: Tensor, coin: Tensor
+    images: Tensor,
+    config: ViewsConfig,
+    area: Tensor,
+    log_ratio: Tensor,
+    x: Tensor,
+    y: Tensor,
+    coin: Tensor,
+    squares: Tensor | None,
 ) -> Tensor:
     """A part of each image, resized to the whole side, and flipped where the coin says so; one affine grid for all.
 
@@ -72,7 +100,11 @@ def _crop(
     mirror = torch.where(coin < 0.5, -1.0, 1.0) if config.flip else torch.ones_like(coin)
     zero = torch.zeros_like(area)
     rows = torch.stack([width * mirror, zero, x * (1 - width), zero, height, y * (1 - height)], dim=1).view(-1, 2, 3)
-    grid = functional.affine_grid(rows.to(images.device), list(images.shape), align_corners=False)
+    rows = rows.to(images.device)
+    if squares is not None:
+        rows = rows * squares[:, 2].view(-1, 1, 1)
+        rows[:, :, 2] += squares[:, :2]
+    grid = functional.affine_grid(rows, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 

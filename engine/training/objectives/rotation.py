@@ -8,7 +8,7 @@ from engine.pretext_config import PretextConfig
 from engine.sections import ViewsConfig
 from engine.training.images import TrainingSet
 from engine.training.objectives.objective import Score
-from engine.training.views import draw_views
+from engine.training.views import draw_views, picture_squares
 
 TURNS = 4
 
@@ -18,6 +18,8 @@ class Rotation:
 
     The view is drawn first and then turned, exactly, by moving pixels: label k is k quarter turns whatever the view
     did. A mirrored picture is still upright; mirrored after its turn, one turned by 90 degrees would be one of 270.
+    Views are drawn from the square in the middle of the picture: the bars that pad a wide picture to a square would say
+    by which axis it was turned.
 
     Gidaris et al., Unsupervised Representation Learning by Predicting Image Rotations, ICLR 2018.
     """
@@ -33,7 +35,7 @@ class Rotation:
     ) -> tuple[Tensor, Tensor]:
         """(4 n, channels, side, side), all images unturned, then all by 90 degrees, ...; and 0, 1, 2 or 3 (4 n,)."""
         pixels, _ = images.batch(positions, device)
-        return turn_all(draw_views(pixels, self._views, generator))
+        return turn_all(draw_views(pixels, self._views, generator, picture_squares(pixels)))
 
     def score(self, outputs: Tensor, targets: Tensor) -> Score:
         right = (outputs.detach().argmax(1) == targets).sum()
