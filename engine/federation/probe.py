@@ -23,8 +23,8 @@ from engine.federation.finetune import fine_tune
 from engine.results.bootstrap import REPLICATES, mean_score
 from engine.results.files import sha256_of
 from engine.results.metrics import Floats
-from engine.results.run_folder import Run
-from engine.training.build import build_network
+from engine.results.run_folder import RUN_NAME, Run, find_run
+from engine.training.build import build_network, start_sha256
 from engine.training.device import choose_device, explained_out_of_memory
 from engine.training.features import compute_features
 from engine.training.images import ImageSet
@@ -108,19 +108,34 @@ def probe_run(
 def read_encoders(run: Run) -> dict[str, Tensors]:
     """By name, without heads: a random one, one as the run began where that was not random, and the run's models.
 
-    Raises RunError where the run learned its labels: a probe with few of them would flatter it.
+    Raises RunError where the run learned its labels, or began from one that did: a probe with few of them would
+    flatter it.
     """
     federation = run.federation
     if federation.pretext is None:
         raise RunError(f"{run.folder}: learned its labels, so a probe with few of them would flatter it; evaluate it")
+    _require_unlabelled_ancestors(run)
     plain = federation.model.model_copy(update={"weights": "none", "freeze_backbone": False})
     n_classes, seed = len(federation.classes), federation.training.seed
     encoders = {RANDOM: _encoder(build_network(plain, n_classes, seed))}
     if federation.model.weights != "none":
+        if run.config.starting_weights_sha256 not in (None, start_sha256(federation.model, run.folder.parent)):
+            raise RunError(f"{run.folder}: {federation.model.weights} is not as it was when this run began from it")
         encoders[START] = _encoder(build_network(federation.model, n_classes, seed, run.folder.parent))
     for model in dict.fromkeys(line.model for line in run.rounds()):
         encoders[model] = _of_encoder(load_tensors(run.weights(model)), encoders[RANDOM])
     return encoders
+
+
+def _require_unlabelled_ancestors(run: Run) -> None:
+    ancestor = run
+    while RUN_NAME.fullmatch(ancestor.federation.model.weights):
+        ancestor = find_run(run.folder.parent, ancestor.federation.model.weights)
+        if ancestor.federation.pretext is None and ancestor.federation.data == run.federation.data:
+            raise RunError(
+                f"{run.folder}: began from {ancestor.name}, which learned labels of these images, so a probe with few "
+                "of them would flatter it"
+            )
 
 
 def network_with(run: Run, encoder: Tensors) -> Network:

@@ -10,7 +10,7 @@ import torch
 from engine.config import Federation
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, shared_classes
-from engine.errors import RunError
+from engine.errors import ConfigError, RunError
 from engine.federation.arms import SHOWN, ModelPlan, Sets, image_sets, images_used, plan_models
 from engine.federation.checkpoint import Checkpoint, save_tensors
 from engine.federation.environment import describe_environment
@@ -22,11 +22,12 @@ from engine.federation.rounds import Rules, TrainingState, run_rounds
 from engine.federation.tasks import make_tasks, rules_of, with_heads
 from engine.federation.transports.in_process import InProcessTransport
 from engine.results.evaluation import evaluate_predictions
-from engine.results.files import sha256_of, write_atomically, write_json
+from engine.results.files import write_atomically, write_json
 from engine.results.lock import alone_with
 from engine.results.rounds import communication, drop_rounds_after, metric_tables, read_rounds, training_history
 from engine.results.run_folder import (
     EVALUATION,
+    RUN_NAME,
     Run,
     RunConfig,
     create_run,
@@ -36,7 +37,7 @@ from engine.results.run_folder import (
     write_manifest,
     write_table,
 )
-from engine.training.build import build_network, weights_file
+from engine.training.build import build_network, start_sha256
 from engine.training.device import choose_device
 from engine.training.features import HeadNetwork
 from engine.training.networks import Network, Tensors
@@ -61,6 +62,7 @@ def start_run(
     federation = data.federation
     environment = describe_environment(federation.training)
     build_network(federation.model, len(federation.classes), federation.training.seed, artifacts)
+    _require_unseen(data, artifacts)
     folder = create_run(artifacts)
     config = RunConfig(
         started_at=now(),
@@ -68,7 +70,7 @@ def start_run(
         federation=data.federation,
         sweep=sweep,
         changes=tuple(changes),
-        starting_weights_sha256=_sha256_of_start(federation, artifacts),
+        starting_weights_sha256=start_sha256(federation.model, artifacts),
     )
     write_json(folder / "environment.json", environment)
     write_json(folder / "audit.json", data.audit.model_dump(mode="json"))
@@ -77,6 +79,23 @@ def start_run(
     write_json(folder / "label_map.json", {label: index for index, label in enumerate(data.federation.classes)})
     write_json(folder / "config.json", config.model_dump(mode="json"))  # last: a run that has it can be resumed
     return Run(folder)
+
+
+def _require_unseen(data: FederationData, artifacts: Path) -> None:
+    """The run that gives the starting weights must not have learned from images that are to test or choose here."""
+    name = data.federation.model.weights
+    if not RUN_NAME.fullmatch(name):
+        return
+    dealt = find_run(artifacts, name).read_json("dataset_splits.json")["images"]
+    learned = {image["sha256"] for image in dealt if image["split"] == "train"}
+    held_out = [split.image.sha256 for split in data.splits if split.part != "train"]
+    if data.external is not None:
+        held_out += [image.sha256 for image in data.external.holding.images]
+    if seen := sum(sha256 in learned for sha256 in held_out):
+        raise ConfigError(
+            f"model.weights = '{name}': learned from {seen:,} of the {len(held_out):,} images that are held out here; "
+            "give this federation the same [split] and the same hospitals"
+        )
 
 
 def reopen_run(artifacts: Path, name: str) -> Run:
@@ -110,7 +129,7 @@ def train_run(
             device = choose_device(federation.training)
             seed = federation.training.seed
             network = build_network(federation.model, len(federation.classes), seed, run.folder.parent)
-            if run.config.starting_weights_sha256 not in (None, _sha256_of_start(federation, run.folder.parent)):
+            if run.config.starting_weights_sha256 not in (None, start_sha256(federation.model, run.folder.parent)):
                 raise RunError(f"{run.folder}: {federation.model.weights} is not as it was when it began; train anew")
             network = with_heads(network, federation).to(device)
             sets: Sets = {part: image_sets(data, part) for part in SHOWN}
@@ -232,11 +251,6 @@ def _write_results(run: Run, data: FederationData) -> None:
         ),
     }
     write_json(run.folder / "communication.json", traffic)
-
-
-def _sha256_of_start(federation: Federation, artifacts: Path) -> str | None:
-    file = weights_file(federation.model, artifacts)
-    return None if file is None else sha256_of(file)
 
 
 def _is_evaluated(run: Run, checkpoint: Checkpoint) -> bool:

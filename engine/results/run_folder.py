@@ -147,6 +147,14 @@ class Run:
         """The weights file of a model key; raises RunError where it is not on this machine."""
         return self._present(weights_name(model))
 
+    def verified_weights(self, model: str) -> Path:
+        """As `weights`; raises RunError too where the file is not as the manifest says it was written."""
+        path = self.weights(model)
+        entry = self.manifest.files.get(weights_name(model))
+        if entry is None or sha256_of(path) != entry.sha256:
+            raise RunError(f"{path}: is not as it was written; the run folder is damaged, restore it from a copy")
+        return path
+
     def round_weights(self, model: str, number: int) -> Path:
         """The weights file of one round, which a run keeps with training.keep_rounds; raises as `weights` does."""
         return self._present(round_weights_name(model, number))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import ConfigError, RunError
+from engine.results.files import sha256_of
 from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run
 from engine.sections import ModelConfig
 from engine.training.device import seeded
@@ -69,6 +70,12 @@ def weights_file(config: ModelConfig, artifacts: Path | None = None) -> Path | N
     return Path(config.weights)
 
 
+def start_sha256(config: ModelConfig, artifacts: Path | None) -> str | None:
+    """Of the file that `weights` names; None where it names none."""
+    file = weights_file(config, artifacts)
+    return None if file is None else sha256_of(file)
+
+
 def _load_start(network: Network, config: ModelConfig, artifacts: Path | None) -> None:
     """Load starting weights; a head of another size (other classes) stays at its random start."""
     own = network.state_dict()
@@ -92,12 +99,17 @@ def _encoder_of_run(config: ModelConfig, artifacts: Path) -> Path:
     try:
         run = find_run(artifacts, config.weights)
         run.verify()
-        path = run.weights("global")
-        other = run.federation.model.architecture
+        path = run.verified_weights("global")
+        other = run.federation.model
     except RunError as error:
         raise ConfigError(f"model.weights = '{config.weights}': {error}") from None
-    if other != config.architecture:
-        raise ConfigError(f"model.weights = '{config.weights}': is a run of {other}, not of {config.architecture}")
+    kinds = {True: "colour images", False: "grey images"}
+    for its, ours in (
+        (other.architecture, config.architecture),
+        (kinds[other.colour], kinds[config.colour]),
+    ):
+        if its != ours:
+            raise ConfigError(f"model.weights = '{config.weights}': is a run of {its}, not of {ours}")
     return path
 
 
