@@ -5,6 +5,7 @@ Commands that train or publish import torch when they are called, so that the ot
 
 import dataclasses
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -128,7 +129,9 @@ def train(
         say(f"Stopped. Go on with: python -m engine train {federation_file} --resume {run.name}")
         raise typer.Exit(130) from None
     if federation.pretext is not None:
-        say(f"Finished {run.folder}", f"What its encoder is worth: python -m engine probe {run.name} --labels 0.1")
+        where = [*(["--artifacts", str(artifacts)] if artifacts else []), *(["--data", str(data)] if data else [])]
+        probe = shlex.join(["python", "-m", "engine", "probe", run.name, "--labels", "0.1", *where])
+        say(f"Finished {run.folder}", f"What its encoder is worth: {probe}")
         return
     splits = run.read_json("evaluation.json")["splits"]
     titles = {"test": "Test images of all hospitals", EXTERNAL: f"External: {federation.display_name(EXTERNAL)}"}

@@ -21,7 +21,7 @@ def probe_encoders(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="A finished run, run-NNN")],
     labels: Annotated[str, typer.Option(metavar="F,F", help="Shares of the training labels, e.g. 0.01,0.1,1")] = "0.1",
     finetune: Annotated[
-        bool, typer.Option("--finetune", help="Train whole networks too, and one from scratch")
+        bool, typer.Option("--finetune", help="Train a whole network from every encoder, not from scratch alone")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, everything else on stderr")] = False,
     artifacts: Artifacts = None,
@@ -55,15 +55,19 @@ def probe_encoders(
 
 def _fractions(text: str) -> list[float]:
     try:
-        return sorted({float(part) for part in text.split(",")})
+        fractions = sorted({float(part) for part in text.split(",")})
     except ValueError:
         raise ConfigError(f"--labels {text}: give shares of the training labels, such as 0.01,0.1,1") from None
+    if len({f"{fraction:g}" for fraction in fractions}) < len(fractions):
+        raise ConfigError(f"--labels {text}: two of these are the same to six digits; leave one away")
+    return fractions
 
 
 def _print(federation: Federation, result: dict[str, Any]) -> None:
     table = Table(
-        title=f"{percent(result['labels'], 0)} of the training labels: {result['n_labels']:,} images of "
-        f"{result['n_groups']:,} groups; {result['n_test']:,} test images; 95% intervals in brackets"
+        title=f"Labels of {result['n_labels']:,} of {result['n_train']:,} training images "
+        f"({percent(result['n_labels'] / result['n_train'])}; {result['n_groups']:,} groups), and of all "
+        f"{result['n_validation']:,} validation images; {result['n_test']:,} test images; 95% intervals in brackets"
     )
     for column in ("Encoder", "Method", "Accuracy", "Balanced accuracy", "Macro-F1"):
         table.add_column(column, justify="left" if column in ("Encoder", "Method") else "right")

@@ -55,6 +55,8 @@ def train_sweep(
             for key in chosen_keys:
                 told = told.replace(f"--set {key}", f"--grid {key}", 1)
             raise ConfigError(told) from None
+    if any(point.federation.pretext is not None for point in points):
+        raise ConfigError(f"{federation_file}: learns without labels, so a table would have no scores; train and probe")
     name = name or re.sub(r"[^a-z0-9-]+", "-", federation_file.stem.lower()).strip("-")
     folder = artifacts_folder(artifacts)
     with progress_bar() as bar:

@@ -1,6 +1,7 @@
 """Frozen backbones: features computed once, the head alone trained and sent, full networks written."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +9,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.data.federation_data import FederationData
+from engine.config import load_federation
+from engine.data.federation_data import FederationData, read_federation_data
 from engine.errors import ConfigError
 from engine.federation.arms import image_sets
 from engine.federation.frozen import cache_features
 from engine.federation.training_run import start_run, train_run
 from engine.publishing.run_panel import load_network
-from engine.results.run_folder import Run, find_run
+from engine.results.run_folder import Run, find_run, list_runs
 from engine.sections import AugmentConfig, ModelConfig, TrainingConfig
 from engine.training.build import build_network
 from engine.training.features import HeadNetwork, compute_features
 from engine.training.images import ImageSet
 from engine.training.local import predict_logits, train_locally
+from tests.conftest import PROJECT, TINY
 from tests.test_training import CPU, squares
 
 STILL = AugmentConfig(flip=False, rotation_degrees=0, shift=0, scale=0, intensity=0)
@@ -157,3 +160,31 @@ def test_a_run_that_cannot_give_its_encoder_is_one_clear_line(
     config = ModelConfig(architecture=architecture, image_size_px=32, weights=weights)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=says):
         build_network(config, 4, seed=0, artifacts=phantom_run)
+
+
+def test_an_encoder_of_grey_images_is_none_for_colour(phantom_run: Path) -> None:
+    config = ModelConfig(architecture="compact-cnn", image_size_px=32, weights="run-001", colour=True)
+    with pytest.raises(ConfigError, match="is a run of grey images, not of colour images"):
+        build_network(config, 4, seed=0, artifacts=phantom_run)
+
+
+def test_a_run_whose_weights_changed_gives_no_encoder(phantom_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(phantom_run / "run-001", tmp_path / "run-001")
+    file = find_run(tmp_path, "run-001").weights("global")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="is not as it was written"):
+        build_network(ModelConfig(architecture="compact-cnn", image_size_px=32, weights="run-001"), 4, 0, tmp_path)
+
+
+def test_a_run_that_learned_from_the_images_held_out_here_gives_no_encoder(
+    phantom_run: Path, phantom_root: Path
+) -> None:
+    changed = [*TINY, "model.weights='run-001'", "split.seed=3"]
+    federation = load_federation(PROJECT / "federations" / "phantoms.toml", changed)
+    data = read_federation_data(federation, phantom_root)
+    before = [run.name for run in list_runs(phantom_run)]
+    with pytest.raises(ConfigError, match=r"learned from \d+ of the \d+ images that are held out here"):
+        start_run(data, "federations/phantoms.toml", phantom_run)
+    assert [run.name for run in list_runs(phantom_run)] == before

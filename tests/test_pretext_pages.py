@@ -21,7 +21,7 @@ from ui.loaders import rounds_table
 from ui.pretext import pretext_sentence
 from ui.pretext_curves import objective_figure, objectives_of, pretext_progress
 from ui.probe_figures import efficiency_figure, embedding_figure, encoder_order, rounds_figure
-from ui.probed import probe_rows, probe_table, round_rows
+from ui.probed import probe_rows, probe_sentence, probe_table, round_rows
 
 __all__ = ["artifacts"]
 PAGES = ("1_Hospitals", "2_Training", "3_Evaluation", "4_Compare", "5_Runs")
@@ -144,7 +144,9 @@ def test_evaluation_shows_a_probe(artifacts: Path, ssl_run: Run, ssl_probes: lis
     federated = ssl_probes[0]["rows"][2]
     assert (federated["encoder"], federated["method"]) == ("global", "linear")
     assert f"federated **{100 * federated['scores']['macro_f1']['value']:.1f}%" in words(app)
-    assert len(app.dataframe[0].value) == 12
+    assert len(app.dataframe[0].value) == 13, "six encoders, two ways, and from scratch"
+    assert "A whole network, trained on the same labels: from scratch " in words(app)
+    assert "to stand beside it" not in words(app)
     app.segmented_control(key="score").set_value("accuracy").run()
     assert f"federated **{100 * federated['scores']['accuracy']['value']:.1f}%" in words(app)
     app.segmented_control(key="probe_view").set_value("Embedding").run()
@@ -152,6 +154,19 @@ def test_evaluation_shows_a_probe(artifacts: Path, ssl_run: Run, ssl_probes: lis
     app.segmented_control(key="colour").set_value("Hospital").run()
     assert not app.exception
     assert f"{ssl_probes[0]['n_test']} test images on the first two principal components" in words(app)
+
+
+def test_shares_that_look_alike_rounded_are_two_columns(ssl_run: Run, ssl_probes: list[dict[str, Any]]) -> None:
+    probes = [Probe.model_validate({**ssl_probes[0], "labels": share}) for share in (0.1, 0.102)]
+    table = probe_table(probe_rows(ssl_run.federation, probes), ssl_run.federation, "macro_f1")
+    assert [head.partition(" (")[0] for head in table.columns[2:]] == ["10%", "10.2%"]
+
+
+def test_arms_that_are_not_there_are_named(ssl_run: Run, ssl_probes: list[dict[str, Any]]) -> None:
+    alone = ssl_run.federation.model_copy(update={"arms": ("federated",)})
+    rows = probe_rows(alone, [Probe.model_validate(ssl_probes[0])])
+    said = probe_sentence(rows, alone, "macro_f1")
+    assert "This run trained no hospital's own encoder and no pooled encoder to stand beside it." in said
 
 
 def test_no_method_chosen_draws_an_empty_chart(artifacts: Path, ssl_run: Run, ssl_probes: list[dict[str, Any]]) -> None:
@@ -169,7 +184,7 @@ def test_a_damaged_probe_leaves_the_others_alone(
     (warning,) = app.warning
     assert "run-001-labels-0.1.json: cannot be read" in warning.value
     assert "probe the run again" in warning.value
-    assert "With 100% of the training labels" in words(app)
+    assert f"With the labels of {ssl_probes[1]['n_labels']:,} of " in words(app)
 
 
 def test_a_probe_of_another_run_of_that_name_is_not_shown(
@@ -178,7 +193,7 @@ def test_a_probe_of_another_run_of_that_name_is_not_shown(
     lay_out(artifacts, ssl_run, ssl_probes, "foreign probe")
     app = open_page("3_Evaluation")
     assert "is of another run that was called run-001" in app.warning[0].value
-    assert "With 10% of" not in words(app)
+    assert f"With the labels of {ssl_probes[0]['n_labels']:,} of " not in words(app)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,17 @@ from engine.data.federation_data import FederationData
 from engine.data.labelled import labelled_part
 from engine.errors import ConfigError, RunError
 from engine.federation.arms import image_sets, plan_models
+from engine.federation.finetune import fine_tuning
 from engine.federation.probe import _principal_axes, _standardised, network_with, probe_run, read_encoders
 from engine.federation.training_run import start_run, train_run
+from engine.publishing.card import _recipe
+from engine.publishing.meta import reference_meta, training_counts
+from engine.results.files import write_json
 from engine.results.probes import Probe
 from engine.results.run_folder import Run, find_run
 from engine.training.linear_probe import fit_linear, nearest_neighbours
 from tests.conftest import PROJECT, TINY, Command
+from ui.loaders import split_counts
 
 PHANTOMS = PROJECT / "federations" / "phantoms.toml"
 SETTINGS = (
@@ -75,7 +82,7 @@ def test_a_supervised_federation_learns_from_the_labelled_share_alone(tiny_data:
         assert 0.5 * n_images <= half[hospital] < 0.8 * n_images
 
 
-def test_pooling_once_counts_the_images_whose_labels_are_used(tiny_data: FederationData, tmp_path: Path) -> None:
+def test_a_run_counts_the_images_whose_labels_it_used(tiny_data: FederationData, tmp_path: Path) -> None:
     settings = ("training.rounds=1", "arms=['federated']", "training.labelled_fraction=0.1")
     data = dataclasses.replace(tiny_data, federation=load_federation(PHANTOMS, [*TINY, *settings]))
     run = train_run(start_run(data, "federations/phantoms.toml", tmp_path), data)
@@ -88,6 +95,11 @@ def test_pooling_once_counts_the_images_whose_labels_are_used(tiny_data: Federat
     assert 0 < len(used) < 0.4 * len(train)
     told = run.read_json("communication.json")["pooling_once_bytes"]
     assert told == sum((data.root / one.image.path).stat().st_size for one in used)
+    assert sum(n for counts in training_counts(run).values() for n in counts.values()) == len(used)
+    assert reference_meta(run)["train_samples"] == len(used)
+    assert "Only a share of the training images' labels was used, 10% at Phantom North" in _recipe(run)
+    hospitals = split_counts(run.read_json("dataset_splits.json")["images"])
+    assert hospitals["train"].sum() - hospitals["unlabelled"].sum() == len(used)
 
 
 def test_the_linear_probe_is_where_its_own_gradient_is_zero() -> None:
@@ -153,7 +165,10 @@ def test_the_probe_stands_beside_a_random_encoder_and_moves_nothing(
             *locals_,
             "central",
         ]
-        assert {row["method"] for row in result["rows"]} == {"linear", "neighbours"}
+        assert {row["method"] for row in result["rows"] if row["encoder"] != "random"} == {"linear", "neighbours"}
+        (scratch,) = [row for row in result["rows"] if row["method"] == "finetuned"]
+        assert scratch["encoder"] == "random"
+        assert scratch["epochs"] * math.ceil(result["n_labels"] / 32) >= 400, "steps enough to be no straw man"
         for row in result["rows"]:
             for score in row["scores"].values():
                 assert score["low"] <= score["value"] <= score["high"]
@@ -167,8 +182,8 @@ def test_the_probe_stands_beside_a_random_encoder_and_moves_nothing(
         assert not any(image.path in json.dumps(result) for image in test), "no path travels"
         assert set(probe.embedding.encoders) == {row.encoder for row in probe.rows}
     assert small["n_labels"] < large["n_labels"] == sum(split.part == "train" for split in data.splits)
-    assert len(built) == 6
-    for network, before in built:
+    assert len(built) == 6 + 2
+    for network, before in (*built[:1], *built[3:]):  # without the two that were trained from scratch
         assert any(name.endswith("running_mean") for name in before)
         assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     random, trained = (read_encoders(run)[name] for name in ("random", "global"))
@@ -205,6 +220,49 @@ def test_the_command_writes_beside_the_runs_and_prints_both_ways(engine: Command
     run.verify(with_weights=True)
     refused = engine("probe", "run-001", "--labels", "half", "--artifacts", artifacts, "--data", phantom_root)
     assert "--labels half" in refused.error
+
+
+def test_fine_tuning_has_a_budget_of_its_own_where_labels_are_few() -> None:
+    federation = load_federation(PHANTOMS, ["training.rounds=10", "training.batch_size=32", "training.local_epochs=2"])
+    assert fine_tuning(federation, 30).local_epochs == 40  # one batch an epoch: 400 steps
+    assert fine_tuning(federation, 640).local_epochs == 2  # 20 batches an epoch
+    assert fine_tuning(federation, 10_000).local_epochs == 2
+
+
+def test_two_shares_of_one_file_are_refused(engine: Command, run: Run, phantom_root: Path) -> None:
+    told = engine("probe", "run-001", "--labels", "0.1,0.10000001", "--artifacts", run.folder.parent,
+                  "--data", phantom_root).error  # fmt: skip
+    assert "the same to six digits" in told
+
+
+def test_an_encoder_whose_origin_learned_the_labels_is_refused(
+    phantom_run: Path, tiny_data: FederationData, tmp_path: Path
+) -> None:
+    """Labels, then none: a probe with few labels would flatter what saw them all."""
+    artifacts = tmp_path / "artifacts"
+    shutil.copytree(phantom_run, artifacts)
+    settings = (*TINY, "pretext.objective='rotation'", "training.rounds=1", "arms=['federated']")
+    federation = load_federation(PHANTOMS, [*settings, "model.weights='run-001'"])
+    data = dataclasses.replace(tiny_data, federation=federation)
+    descendant = train_run(start_run(data, "federations/phantoms.toml", artifacts), data)
+    with pytest.raises(RunError, match="began from run-001, which learned labels of these images"):
+        probe_run(descendant, data, [1.0], finetune=False)
+
+
+def test_a_start_that_changed_since_is_not_probed_as_where_the_run_began(
+    ssl_run: Run, tiny_data: FederationData, tmp_path: Path
+) -> None:
+    artifacts = tmp_path / "artifacts"
+    shutil.copytree(ssl_run.folder.parent / "run-001", artifacts / "run-001")
+    settings = (*TINY, "pretext.objective='rotation'", "training.rounds=1", "arms=['federated']")
+    federation = load_federation(PHANTOMS, [*settings, "model.weights='run-001'"])
+    data = dataclasses.replace(tiny_data, federation=federation)
+    descendant = train_run(start_run(data, "federations/phantoms.toml", artifacts), data)
+    assert "start" in read_encoders(descendant)
+    config = json.loads((descendant.folder / "config.json").read_text())
+    write_json(descendant.folder / "config.json", {**config, "starting_weights_sha256": "0" * 64})
+    with pytest.raises(RunError, match="is not as it was when this run began from it"):
+        read_encoders(Run(descendant.folder))
 
 
 def test_a_share_that_is_none_is_refused(run: Run, data: FederationData) -> None:

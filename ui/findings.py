@@ -23,6 +23,8 @@ def holdings_sentence(federation: Federation, hospitals: pd.DataFrame, splits: p
         f"**{count(len(hospitals), 'hospital')} with {count(int(sums['Images']), 'image')}**: {int(sums['Train']):,} "
         f"to train, {int(sums['Validation']):,} to validate, {int(sums['Test']):,} to test."
     )
+    if unlabelled := int(splits["unlabelled"].sum()):
+        sentence += f" Of the training images only the labels of {int(sums['Train']) - unlabelled:,} were used."
     held = splits[splits[["train", "validation", "test"]].sum(axis=1) > 0]
     lacking: dict[str, list[str]] = {}
     for hospital in federation.hospital:

@@ -94,11 +94,14 @@ def rounds_table(lines: list[RoundLine]) -> pd.DataFrame:
     return frame.assign(**{str(name): pd.to_numeric(frame[name]) for name in frame.columns if name not in texts})
 
 
-def split_counts(images: list[dict[str, str]]) -> pd.DataFrame:
-    """Count `dataset_splits.json`'s images: one row per hospital and label, one column per split."""
-    frame = pd.DataFrame(images, columns=["hospital", "label", "split"])
+def split_counts(images: list[dict[str, Any]]) -> pd.DataFrame:
+    """Count `dataset_splits.json`'s images: one row per hospital and label, one column per split, and `unlabelled`:
+    those of the training images whose labels stayed unused."""
+    frame = pd.DataFrame(images, columns=["hospital", "label", "split", "labelled"])
     counts = pd.crosstab([frame["hospital"], frame["label"]], frame["split"])
-    return counts.reindex(columns=list(SPLITS), fill_value=0).reset_index().rename_axis(columns=None)
+    counts = counts.reindex(columns=list(SPLITS), fill_value=0)
+    counts["unlabelled"] = (frame["labelled"] == False).groupby([frame["hospital"], frame["label"]]).sum()  # noqa: E712  # absent: used
+    return counts.reset_index().rename_axis(columns=None)
 
 
 def _stamp(run: Run, file: str) -> str:

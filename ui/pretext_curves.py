@@ -35,10 +35,10 @@ def draw_pretext_curves(rounds: pd.DataFrame, run: Run) -> None:
                 chance = f"; a guess is right {CHANCE[objective]:.0%} of the time" if objective in CHANCE else ""
                 st.caption(f"Share: {SHARES[objective]}{chance}. It is no accuracy of any diagnosis.")
     st.caption(
-        "Validation images, in the same views in every round. Compare rounds within one line, and lines within one "
-        "chart; losses and shares of different objectives are on different scales. Solid: the federated encoder at a "
-        "hospital; dashed: that hospital alone, on the same images. The upright line is the federated encoder's "
-        "chosen round."
+        "Validation images, in the same views in every round. Compare rounds within one line, and the solid line of a "
+        "hospital (the federated encoder there) with its dashed one (that hospital alone, on the same images). Lines "
+        "of different hospitals and the pooled one are on other images, batches and views, so their heights say "
+        "nothing about each other. The upright line is the federated encoder's chosen round."
     )
     if run.is_finished:
         draw_probed_rounds(run)

@@ -45,8 +45,8 @@ def efficiency_figure(rows: pd.DataFrame, federation: Federation, metric: str, t
                 name="From scratch" if scratch else name,
                 line={"color": colour, "width": 3 if encoder == "global" else 1.75, "dash": DASHES[method]},
                 marker={"symbol": "star" if scratch else SYMBOLS[place % len(SYMBOLS)], "size": 8, "color": colour},
-                customdata=mine[["labels", "n_labels", f"{metric}_low", f"{metric}_high"]],
-                hovertemplate=f"{name}<br>%{{customdata[0]:.0%}} of the labels, %{{customdata[1]:,}} images<br>{title} "
+                customdata=mine[["n_train", "n_labels", f"{metric}_low", f"{metric}_high"]],
+                hovertemplate=f"{name}<br>labels of %{{customdata[1]:,}} of %{{customdata[0]:,}} images<br>{title} "
                 "%{y:.1%} (%{customdata[2]:.1%} to %{customdata[3]:.1%})<extra></extra>",
             )
     shares = sorted(rows["labels"].unique())

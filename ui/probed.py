@@ -11,7 +11,7 @@ from engine.errors import ConsiliumError
 from engine.results.files import sha256_of
 from engine.results.probes import METHODS, Embedding, Probe, ProbeRow, encoder_name, probe_files, read_probe
 from engine.results.run_folder import Run
-from engine.results.words import count, percent
+from engine.results.words import count, join_words, percent
 from ui.matrices import SCORES
 from ui.pretext import probe_command, start_command
 from ui.probe_figures import efficiency_figure, embedding_figure, encoder_order, rounds_figure
@@ -57,15 +57,16 @@ def find_probes(run: Run) -> tuple[list[Probe], list[str]]:
 
 
 def probe_rows(federation: Federation, probes: Sequence[Probe]) -> pd.DataFrame:
-    """One row for each share, encoder and method: columns labels, n_labels, encoder, method, name, and of each metric
-    its value, METRIC_low and METRIC_high. A share that was probed twice stands once."""
+    """One row for each share, encoder and method: columns labels (the share asked for), n_labels, n_train, encoder,
+    method, name, and of each metric its value, METRIC_low and METRIC_high. A share probed twice stands once."""
     found: dict[tuple[float, str, str], tuple[Probe, ProbeRow]] = {
         (probe.labels, row.encoder, row.method): (probe, row) for probe in probes for row in probe.rows
     }
     rows = []
     for (labels, encoder, method), (probe, row) in found.items():
         name = encoder_name(federation, encoder, method)
-        line = {"labels": labels, "n_labels": probe.n_labels, "encoder": encoder, "method": method, "name": name}
+        line = {"labels": labels, "n_labels": probe.n_labels, "n_train": probe.n_train, "encoder": encoder,
+                "method": method, "name": name}  # fmt: skip
         rows.append(line | _values(row))
     return pd.DataFrame(rows)
 
@@ -118,21 +119,26 @@ def probe_sentence(rows: pd.DataFrame, federation: Federation, metric: str) -> s
         for encoder in ("global", "random", "central")
         if (encoder, "linear") in scores
     ]
-    share, n_labels = percent(float(first["labels"].iloc[0]), 0), int(first["n_labels"].iloc[0])
+    n_labels, n_train = int(first["n_labels"].iloc[0]), int(first["n_train"].iloc[0])
     sentence = (
-        f"With {share} of the training labels ({count(n_labels, 'image')}), a linear probe of frozen features reaches "
-        f"this {METRICS[metric][0].lower()}{METRICS[metric][1:]}: {'; '.join(frozen)}."
+        f"With the labels of {n_labels:,} of {n_train:,} training images ({percent(n_labels / n_train)}), a linear "
+        f"probe of frozen features reaches this {METRICS[metric][0].lower()}{METRICS[metric][1:]}: {'; '.join(frozen)}."
     )
-    tuned, scratch = scores.get(("global", "finetuned")), scores.get(("random", "finetuned"))
-    if tuned and scratch:
-        sentence += f" Trained whole on the same labels: from the federated encoder {tuned}, from scratch {scratch}."
+    whole = [("from the federated encoder", ("global", "finetuned")), ("from scratch", ("random", "finetuned"))]
+    trained = [f"{words} {scores[key]}" for words, key in whole if key in scores]
+    if trained:
+        sentence += f" A whole network, trained on the same labels: {', '.join(trained)}."
+    absent = {"local": "no hospital's own encoder", "central": "no pooled encoder"}
+    missing = [words for arm, words in absent.items() if arm not in federation.arms]
+    if missing:
+        sentence += f" This run trained {join_words(missing)} to stand beside it."
     return sentence
 
 
 def probe_table(rows: pd.DataFrame, federation: Federation, metric: str) -> pd.DataFrame:
     """A row for each encoder and method, a column for each share of labels."""
     shares = rows[["labels", "n_labels"]].drop_duplicates("labels").sort_values("labels")
-    heads = [f"{percent(share, 0)} ({int(n):,})" for share, n in shares.itertuples(index=False)]
+    heads = [f"{100 * share:g}% ({int(n):,})" for share, n in shares.itertuples(index=False)]
     lines = []
     for method in METHODS:
         asked = rows[rows["method"] == method]
@@ -166,11 +172,12 @@ def _draw(federation: Federation, probes: Sequence[Probe]) -> None:
     st.plotly_chart(efficiency_figure(shown, federation, metric, METRICS[metric]), config=STILL, key="efficiency")
     st.caption(
         f"{count(newest.n_test, 'test image')} of {count(newest.n_test_groups, 'held-out group')}; "
-        f"{newest.intervals}. Every encoder was given the same labels; validation images kept all of theirs. Points of "
-        "one share are set apart so that their intervals can be seen."
+        f"{newest.intervals}. Every encoder was given the same labels. All {newest.n_validation:,} validation "
+        "images kept theirs: they choose the probe's L2 and a trained network's round. Points of one share are set "
+        "apart so that their intervals can be seen."
     )
     st.dataframe(probe_table(rows, federation, metric), hide_index=True)
-    st.caption(f"{METRICS[metric]} by share of labels (labelled images in brackets), with 95% intervals.")
+    st.caption(f"{METRICS[metric]} by share of labels asked for (images labelled in brackets), with 95% intervals.")
 
 
 def _draw_embedding(federation: Federation, embedding: Embedding | None, n_test: int) -> None:

@@ -14,13 +14,15 @@ from engine.data.cache import default_cache
 from engine.data.external import ExternalSet, load_external
 from engine.data.findings import Finding
 from engine.data.hospitals import HospitalImages, LocalImage, decode_hospital, load_hospital
+from engine.data.labelled import labelled_part
 from engine.data.near_duplicates import find_look_alikes, too_large
 from engine.data.partition import deal_images
 from engine.data.phantoms import write_phantoms
 from engine.data.skew import measure_skew
 from engine.data.source import by_hospital, read_source, unowned_findings
-from engine.data.splits import SplitImage, split_images
+from engine.data.splits import Part, SplitImage, split_images
 from engine.data.unpacked import unpack_once
+from engine.sections import Hospital
 
 OnProgress = Callable[[str, int, int], None]  # what, done, of
 
@@ -34,8 +36,17 @@ class FederationData:
     splits: tuple[SplitImage, ...]
     external: ExternalSet | None = None
 
+    def images_used(self, part: Part, hospital: Hospital) -> list[SplitImage]:
+        """A hospital's images of a part; of training images those whose labels the federation uses."""
+        mine = [split for split in self.splits if split.part == part and split.image.hospital == hospital.id]
+        if part != "train":
+            return mine
+        return labelled_part(mine, self.federation.labelled_fraction(hospital), self.federation.split.seed)
+
     def splits_json(self) -> dict[str, Any]:
-        """`dataset_splits.json`: relative paths, labels, groups and hashes of every image; apart, the external ones."""
+        """`dataset_splits.json`: relative paths, labels, groups and hashes of every image; apart, the external ones.
+        A training image whose label stays unused has `labelled` false."""
+        used = {id(split) for hospital in self.federation.hospital for split in self.images_used("train", hospital)}
         apart: dict[str, Any] = {}
         if self.external is not None:
             groups = self.external.groups()
@@ -54,6 +65,7 @@ class FederationData:
                     "split": split.part,
                     "group": split.group,
                     "sha256": split.image.sha256,
+                    **({"labelled": False} if split.part == "train" and id(split) not in used else {}),
                 }
                 for split in self.splits
             ],

@@ -9,10 +9,9 @@ import numpy as np
 from engine.config import EXTERNAL
 from engine.data.external import ExternalSet
 from engine.data.federation_data import FederationData
-from engine.data.labelled import labelled_part
 from engine.data.splits import PARTS, Part, SplitImage
 from engine.errors import DataError
-from engine.sections import Arm, Hospital
+from engine.sections import Arm
 from engine.training.images import ImageSet, Portion, TrainingSet
 
 POOLED = "pooled"
@@ -71,7 +70,7 @@ def image_sets(data: FederationData, part: Shown) -> dict[str, ImageSet]:
     if part == EXTERNAL:
         return {EXTERNAL: _external(data, data.external)} if data.external is not None else {}
     sets = {
-        one.id: ImageSet([portion_of(data, one.id, images_used(data, part, one))]) for one in data.federation.hospital
+        one.id: ImageSet([portion_of(data, one.id, data.images_used(part, one))]) for one in data.federation.hospital
     }
     return {hospital: images for hospital, images in sets.items() if len(images)}
 
@@ -80,14 +79,6 @@ def _external(data: FederationData, external: ExternalSet) -> ImageSet:
     images = external.holding.images
     labels = np.array([data.federation.classes.index(image.label) for image in images], np.int64)
     return ImageSet([Portion(external.holding.pixels, np.arange(len(images)), labels)])
-
-
-def images_used(data: FederationData, part: Part, hospital: Hospital) -> list[SplitImage]:
-    """A hospital's images of a part; of training images those whose labels the federation uses."""
-    mine = [split for split in data.splits if split.part == part and split.image.hospital == hospital.id]
-    if part != "train":
-        return mine
-    return labelled_part(mine, data.federation.labelled_fraction(hospital), data.federation.split.seed)
 
 
 def portion_of(data: FederationData, hospital: str, images: Sequence[SplitImage]) -> Portion:

@@ -1,5 +1,7 @@
 """Training a whole network on a few labels, wherever its encoder comes from: the same budget for each."""
 
+import math
+
 import torch
 
 from engine.config import Federation
@@ -7,9 +9,19 @@ from engine.federation.arms import POOLED
 from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.transports.in_process import InProcessTransport
 from engine.results.metrics import Floats
+from engine.sections import TrainingConfig
 from engine.training.images import ImageSet
 from engine.training.local import predict_logits
 from engine.training.networks import Network
+
+LEAST_STEPS = 400  # below, BatchNorm's statistics and a new head are still on their way, and from scratch looks bad
+
+
+def fine_tuning(federation: Federation, n_labels: int) -> TrainingConfig:
+    """The federation's own [training], with more epochs a round where it would make fewer than LEAST_STEPS steps."""
+    training = federation.training
+    epochs = math.ceil(LEAST_STEPS / (training.rounds * math.ceil(n_labels / training.batch_size)))
+    return training.model_copy(update={"local_epochs": max(training.local_epochs, epochs)})
 
 
 def fine_tune(
@@ -22,9 +34,10 @@ def fine_tune(
 ) -> tuple[Floats, int]:
     """Logits (n, classes) of test images by the best round on validation images, and that round.
 
-    The pooled arm's rounds, with the federation's own [training]; every weight is trained.
+    The pooled arm's rounds, by `fine_tuning`; every weight is trained.
     """
-    supervised = federation.model_copy(update={"pretext": None})
+    training = fine_tuning(federation, len(labelled))
+    supervised = federation.model_copy(update={"pretext": None, "training": training})
     start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     transport = InProcessTransport(
         network,

@@ -1,5 +1,5 @@
 """What a run's encoders are worth with few labels: linear probe and nearest neighbours on frozen features, and
-fine-tuning, always beside an encoder that never learned anything.
+fine-tuning, always beside an encoder that never learned anything and a network trained from scratch.
 
 Every encoder gets the same labels: whole groups of the pooled training images, by class and seeded. Validation
 images choose the linear probe's L2 and fine-tuning's round, with all their labels; scores are of held-out test groups.
@@ -19,7 +19,7 @@ from engine.data.splits import PARTS, Part, SplitImage
 from engine.errors import ConfigError, RunError
 from engine.federation.arms import portion_of
 from engine.federation.checkpoint import load_tensors
-from engine.federation.finetune import fine_tune
+from engine.federation.finetune import fine_tune, fine_tuning
 from engine.results.bootstrap import REPLICATES, mean_score
 from engine.results.files import sha256_of
 from engine.results.metrics import Floats
@@ -71,7 +71,7 @@ def probe_run(
     results = {fraction: _describe(run, fraction, chosen[fraction], splits) for fraction in fractions}
     axes: dict[str, Any] = {}
     rounds = _kept_rounds(run)
-    n_steps = len(encoders) * (1 + (len(fractions) if finetune else 0)) + len(rounds)
+    n_steps = len(encoders) + len(rounds) + len(fractions) * (len(encoders) if finetune else 1)
 
     def features_of(network: Network) -> dict[Part, Tensor]:
         with explained_out_of_memory(run.federation):
@@ -89,11 +89,12 @@ def probe_run(
         axes[encoder] = _principal_axes(scaled, _drawn(splits))
         for fraction, row in ask(features, scaled):
             results[fraction]["rows"].append({"encoder": encoder, **row})
-        for fraction, labelled in chosen.items() if finetune else ():
+        for fraction, labelled in chosen.items() if finetune or encoder == RANDOM else ():
             on_step(f"{encoder}: fine-tuning on {len(labelled):,} labels", n_steps)
             parts = (_image_set(data, labelled), splits["validation"].images, splits["test"].images)
             logits, best = fine_tune(network_with(run, tensors).to(device), run.federation, *parts, device)
-            row = {"encoder": encoder, "method": "finetuned", "best_round": best}
+            epochs = run.federation.training.rounds * fine_tuning(run.federation, len(labelled)).local_epochs
+            row = {"encoder": encoder, "method": "finetuned", "best_round": best, "epochs": epochs}
             results[fraction]["rows"].append({**row, "scores": _scores(logits, splits["test"], data)})
     for number, file in rounds.items():
         on_step(f"round {number}: frozen features", n_steps)
@@ -245,6 +246,7 @@ def _describe(run: Run, fraction: float, chosen: Sequence[SplitImage], splits: M
         "labels": fraction,
         "n_labels": len(chosen),
         "n_groups": len({one.group for one in chosen}),
+        "n_train": len(splits["train"].dealt),
         "n_validation": len(splits["validation"].dealt),
         "n_test": len(splits["test"].dealt),
         "n_test_groups": len({one.group for one in splits["test"].dealt}),

@@ -11,7 +11,7 @@ from engine.config import Federation
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, shared_classes
 from engine.errors import ConfigError, RunError
-from engine.federation.arms import SHOWN, ModelPlan, Sets, image_sets, images_used, plan_models
+from engine.federation.arms import SHOWN, ModelPlan, Sets, image_sets, plan_models
 from engine.federation.checkpoint import Checkpoint, save_tensors
 from engine.federation.environment import describe_environment
 from engine.federation.frozen import FeatureMemory
@@ -247,7 +247,7 @@ def _write_results(run: Run, data: FederationData) -> None:
         "pooling_once_bytes": sum(
             (data.root / split.image.path).stat().st_size
             for hospital in data.federation.hospital
-            for split in images_used(data, "train", hospital)
+            for split in data.images_used("train", hospital)
         ),
     }
     write_json(run.folder / "communication.json", traffic)

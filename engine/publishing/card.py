@@ -11,7 +11,7 @@ from engine.results.metrics import ECE_BINS
 from engine.results.published import Composite, PublishedFile
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
-from engine.results.words import DISCLAIMER, SHARED_IMAGES, count, percent
+from engine.results.words import DISCLAIMER, SHARED_IMAGES, count, join_words, percent
 
 
 def write_card(
@@ -35,7 +35,7 @@ def write_card(
         *(["", f"Synthetic: {federation.synthetic}"] if federation.synthetic else []),
         *(["", f"Licence of the images: {federation.licence}"] if federation.licence else []),
         "",
-        _recipe(federation),
+        _recipe(run),
         "",
         "## Training images by hospital",
         "",
@@ -111,9 +111,12 @@ def _external(federation: Federation, cells: Mapping[str, Any] | None) -> list[s
     ]
 
 
-def _recipe(federation: Federation) -> str:
+def _recipe(run: Run) -> str:
+    federation = run.federation
     model, training = federation.model, federation.training
-    start = {"none": "random weights", "imagenet": "ImageNet weights"}.get(model.weights, model.weights)
+    start = {"none": "random weights", "imagenet": "ImageNet weights"}.get(model.weights)
+    if start is None:
+        start = f"the weights of {model.weights} (SHA-256 {run.config.starting_weights_sha256})"
     frozen = ", its backbone frozen" if model.freeze_backbone else ""
     colour = "colour" if model.colour else "grey"
     compression = federation.communication.compression
@@ -121,8 +124,16 @@ def _recipe(federation: Federation) -> str:
     return (
         f"Recipe: {model.architecture}{frozen} from {start}, {colour} images at {model.image_size_px} px, "
         f"{training.rounds:,} rounds of {count(training.local_epochs, 'local epoch')}, "
-        f"aggregated by {federation.aggregation.strategy}{sent}."
+        f"aggregated by {federation.aggregation.strategy}{sent}.{_labels(federation)}"
     )
+
+
+def _labels(federation: Federation) -> str:
+    shares = {federation.display_name(one.id): federation.labelled_fraction(one) for one in federation.hospital}
+    if all(share == 1 for share in shares.values()):
+        return ""
+    told = join_words([f"{percent(share, 0)} at {name}" for name, share in shares.items()])
+    return f" Only a share of the training images' labels was used, {told}; the others took no part in this training."
 
 
 def _calibration(federation: Federation, calibration: Calibration) -> list[str]:

@@ -25,7 +25,8 @@ def reference_meta(run: Run) -> dict[str, Any]:
     evaluation, model = run.read_json("evaluation.json")["splits"], _described_model(run)
     test, validation = evaluation["test"][model][ALL], evaluation["validation"][model][ALL]
     present = [scores for scores in test["per_class"].values() if scores["support"]]
-    parts = [image["split"] for image in run.read_json("dataset_splits.json")["images"]]
+    images = run.read_json("dataset_splits.json")["images"]
+    parts = [image["split"] for image in images if image.get("labelled", True)]
     return {
         "trained_at": run.manifest.finished_at,
         "num_classes": len(run.federation.classes),
@@ -50,10 +51,10 @@ def reference_meta(run: Run) -> dict[str, Any]:
 
 
 def training_counts(run: Run) -> dict[str, dict[str, int]]:
-    """Training images by hospital id and class."""
+    """Training images by hospital id and class; of a run that used the labels of a share, those."""
     counts = {hospital.id: dict.fromkeys(run.federation.classes, 0) for hospital in run.federation.hospital}
     for image in run.read_json("dataset_splits.json")["images"]:
-        if image["split"] == "train":
+        if image["split"] == "train" and image.get("labelled", True):
             counts[image["hospital"]][image["label"]] += 1
     return counts
 

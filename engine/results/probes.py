@@ -34,13 +34,15 @@ class Scores(_Part):
 
 
 class ProbeRow(_Part):
-    """One encoder, asked in one way. `l2` is the linear probe's, `best_round` the fine-tuned network's."""
+    """One encoder, asked in one way. `l2` is the linear probe's, `best_round` the fine-tuned network's, which was
+    trained for `epochs` on the labels."""
 
     encoder: str
     method: Literal["linear", "neighbours", "finetuned"]
     scores: Scores
     l2: float | None = None
     best_round: int | None = None
+    epochs: int | None = None
 
 
 class RoundRow(ProbeRow):
@@ -79,9 +81,10 @@ class Probe(_Part):
     schema_version: Literal[1] = 1
     run: str
     run_manifest_sha256: str
-    labels: float = Field(gt=0, le=1, description="the share of the training labels")
+    labels: float = Field(gt=0, le=1, description="the share of the training labels that was asked for")
     n_labels: int
     n_groups: int
+    n_train: int
     n_validation: int
     n_test: int
     n_test_groups: int
