@@ -190,7 +190,8 @@ def descend(artifacts: Path, phantom_run: Path, name: str, sha256: str) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     entry = {"sha256": sha256_of(folder / "config.json"), "bytes": (folder / "config.json").stat().st_size}
     files = {**manifest["files"], "config.json": {**entry, "detached": False}}
-    write_json(folder / "manifest.json", {**manifest, "run": name, "files": files})
+    write_json(folder / "manifest.json", {**manifest, "run": name, "files": files, "audit_log": None})
+    (folder / "audit-log.jsonl").unlink()  # run-001's
 
 
 def test_runs_draws_where_a_run_came_from(artifacts: Path, ssl_run: Run, phantom_run: Path) -> None:
