@@ -45,7 +45,7 @@ app.add_typer(audit_log_app, name="audit-log")
 app.command("sweep")(train_sweep)
 app.command("table")(show_table)
 app.command("probe")(probe_encoders)
-ENGINE_ONLY = {"torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock"}
+ENGINE_ONLY = {"torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock", "opacus"}
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="run-NNN, NAME (served version) or NAME@vN")]
 

@@ -22,9 +22,9 @@ def fine_tune(
 ) -> tuple[Floats, int]:
     """Logits (n, classes) of test images by the best round on validation images, and that round.
 
-    The pooled arm's rounds, with the federation's own [training]; every weight is trained.
+    The pooled arm's rounds, with the federation's own [training]; every weight is trained, without noise.
     """
-    supervised = federation.model_copy(update={"pretext": None})
+    supervised = federation.model_copy(update={"pretext": None, "privacy": None})
     start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     transport = InProcessTransport(
         network,

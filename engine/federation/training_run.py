@@ -18,10 +18,12 @@ from engine.federation.environment import describe_environment
 from engine.federation.frozen import FeatureMemory
 from engine.federation.named_tensors import label, of_kind
 from engine.federation.predictions import predict_all
+from engine.federation.privacy import describe_privacy, require_noise
 from engine.federation.progress import OnTraining, ProgressReport
 from engine.federation.rounds import Rules, TrainingState, run_rounds
 from engine.federation.tasks import make_tasks, rules_of, with_heads
 from engine.federation.transports.in_process import InProcessTransport
+from engine.privacy_config import PrivacyConfig
 from engine.results.audit_log import AUDIT_LOG, AuditLog, Resumed, Started, Stopped, who
 from engine.results.evaluation import evaluate_predictions
 from engine.results.files import sha256_of, write_atomically, write_json
@@ -29,6 +31,7 @@ from engine.results.lock import alone_with
 from engine.results.rounds import communication, drop_rounds_after, metric_tables, read_rounds, training_history
 from engine.results.run_folder import (
     EVALUATION,
+    PRIVACY,
     Run,
     RunConfig,
     create_run,
@@ -63,6 +66,8 @@ def start_run(
     federation = data.federation
     environment = describe_environment(federation.training)
     build_network(federation.model, len(federation.classes), federation.training.seed, artifacts)
+    if federation.privacy is not None:
+        require_noise(federation.privacy, federation, image_sets(data, "train"))
     folder = create_run(artifacts)
     config = RunConfig(
         started_at=now(),
@@ -129,6 +134,8 @@ def train_run(
             start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
             _train_models(run, plans, federation, network, start, device, checkpoint, audit_log, on_training)
             _write_weights(run, plans, checkpoint, start)
+            if federation.privacy is not None:
+                _write_privacy(run, plans, checkpoint, federation.privacy)
             if federation.pretext is None:
                 _write_predictions(run, plans, data, sets, network, device)
             _write_results(run, data)
@@ -206,6 +213,15 @@ def _write_weights(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint,
                 for hospital in plan.training_sets:
                     own = of_kind("private", state.best_hospitals.get(hospital, {}))
                     save_tensors(run.folder / weights_name(f"personal/{hospital}"), {**start, **best, **own})
+
+
+def _write_privacy(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint, privacy: PrivacyConfig) -> None:
+    models = {}
+    for plan in plans:
+        state = checkpoint.read(plan.model)
+        sizes = {trainer: len(images) for trainer, images in plan.training_sets.items()}
+        models[plan.model] = sizes, state.hospitals if state else {}
+    write_json(run.folder / PRIVACY, describe_privacy(run.federation, privacy, models))
 
 
 def _write_predictions(

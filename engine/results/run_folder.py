@@ -24,6 +24,7 @@ from engine.results.rounds import RoundLine, read_rounds
 
 RUN_NAME = re.compile(r"run-(\d{3,})")
 EVALUATION = "evaluation.json"
+PRIVACY = "privacy.json"  # of runs with [privacy] alone
 
 
 class FileEntry(BaseModel):
