@@ -30,7 +30,7 @@ clean:
 	$(PYTHON) -m venv .venv
 	touch $@
 
-.venv/dev.stamp: requirements-flower.txt
+.venv/dev.stamp: requirements-flower.txt requirements-engine.txt
 .venv/%.stamp: requirements-%.txt requirements.txt .venv/python.stamp
 	$(BIN)/python -m pip install --quiet --requirement $<
 	$(if $(filter dev,$*),$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-flower.txt)

@@ -13,6 +13,7 @@ from engine.config import Federation, load_federation
 from engine.data.federation_data import read_federation_data
 from engine.data.phantoms import write_phantoms
 from engine.federation.arms import image_sets
+from engine.federation.audited import fingerprint
 from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.transports.in_process import InProcessTransport
 from engine.training.augment import augment
@@ -103,10 +104,25 @@ def main(
         def ours() -> None:
             run_rounds("federated", "global", federation.training, transport, TrainingState(start, start))
 
+        def told() -> None:
+            """As a run does it, whose audit log holds the fingerprint of every update and of the round's weights."""
+            state = run_rounds(
+                "federated",
+                "global",
+                federation.training,
+                transport,
+                TrainingState(start, start),
+                on_update=lambda update: fingerprint(update.tensors),
+            )
+            fingerprint(state.weights)
+
         def bare() -> None:
             bare_round(network, start, federation, training_sets, validation_sets)
 
-        rows = {f"one round, ResNet18, {side_px} px": summarise(time_pairs(ours, bare, repeats))}
+        rows = {
+            f"one round, ResNet18, {side_px} px": summarise(time_pairs(ours, bare, repeats)),
+            "the same, with fingerprints": summarise(time_pairs(told, bare, repeats)),
+        }
     show(
         f"A federated round against a bare loop (goal: ratio <= 1.05), {torch.get_num_threads()} threads",
         rows,

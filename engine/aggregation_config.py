@@ -165,7 +165,8 @@ def refuse_impossible(
             f"aggregation.strategy = '{name}' keeps {aggregation.keeps_private} private, "
             "and model.freeze_backbone trains the head alone: they leave nothing to learn together"
         )
-    if name == "fedbn" and model.architecture == "compact-cnn":
-        raise ValueError("aggregation.strategy = 'fedbn' keeps BatchNorm private, and compact-cnn has none")
+    if name == "fedbn" and not model.has_batch_norm:
+        what = "compact-cnn" if model.architecture == "compact-cnn" else "model.norm = 'group'"
+        raise ValueError(f"aggregation.strategy = 'fedbn' keeps BatchNorm private, and {what} has none")
     if training.views and not model.freeze_backbone:
         raise ValueError("training.views counts the cached views of a frozen backbone; set model.freeze_backbone")

@@ -22,6 +22,7 @@ from engine.aggregation_config import (
 )
 from engine.errors import ConfigError, DataError
 from engine.pretext_config import PretextConfig, refuse_impossible_pretext
+from engine.privacy_config import PrivacyConfig, refuse_impossible_privacy
 from engine.sections import (
     ARMS,
     Arm,
@@ -51,6 +52,7 @@ RESERVED = ("all", "pooled", "global", "central", "federated", "local", "persona
 SECTIONS: tuple[type[Section], ...] = (
     Hospital, Location, Scanner, Source, Columns, Partition, External,
     SplitConfig, ModelConfig, TrainingConfig, AugmentConfig, CommunicationConfig, PretextConfig, ViewsConfig,
+    PrivacyConfig,
     *STRATEGIES.values(),
 )  # fmt: skip
 
@@ -77,6 +79,7 @@ class Federation(Section):
     aggregation: AggregationConfig = FedAvgConfig()
     communication: CommunicationConfig = CommunicationConfig()
     pretext: PretextConfig | None = Field(None, description="learn without labels; docs/pretext.md")
+    privacy: PrivacyConfig | None = Field(None, description="train with differential privacy; docs/privacy.md")
     arms: tuple[Arm, ...] = ARMS
     hospital: tuple[Hospital, ...] = Field(min_length=1)
 
@@ -107,6 +110,7 @@ class Federation(Section):
         self._check_origins()
         refuse_impossible(self.aggregation, self.communication, self.training, self.model, len(self.hospital))
         refuse_impossible_pretext(self.pretext, self.aggregation, self.training, self.model, self.hospital)
+        refuse_impossible_privacy(self.privacy, self.aggregation, self.training, self.model, self.pretext)
         return self
 
     def _check_origins(self) -> None:

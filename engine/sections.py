@@ -176,11 +176,13 @@ SEES_PX = {"compact-cnn": 46, "patch-cnn": 46}  # side of what one cell of the l
 class ModelConfig(Section):
     """`weights`: "none" (from scratch), "imagenet" (a download or a package), "run-NNN" (the encoder of that run's
     federated model), or a .safetensors/.pth file. `freeze_backbone` trains the head alone, on features computed once.
+    `norm` = "group" puts GroupNorm (Wu & He, ECCV 2018) in the place of every BatchNorm: it looks at one image alone.
     """
 
     architecture: Literal["resnet18", "resnet50", "efficientnet-lite0", "compact-cnn", "patch-cnn"] = "resnet18"
     weights: str = "none"
     freeze_backbone: bool = False
+    norm: Literal["batch", "group"] = "batch"
     image_size_px: int = Field(128, ge=32, le=1024)
     colour: bool = False
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -191,7 +193,15 @@ class ModelConfig(Section):
             raise ValueError("freeze_backbone needs weights: a frozen random backbone learns nothing")
         if self.architecture in ("compact-cnn", "patch-cnn") and self.weights == "imagenet":
             raise ValueError("weights = 'imagenet' exist for resnet18, resnet50 and efficientnet-lite0 only")
+        if self.norm == "group" and self.architecture == "compact-cnn":
+            raise ValueError("norm = 'group' stands in for BatchNorm, and compact-cnn has none; take it away")
+        if self.norm == "group" and self.freeze_backbone and self.weights == "imagenet":
+            raise ValueError("norm = 'group' does not fit a frozen backbone that ImageNet trained with BatchNorm")
         return self
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return self.norm == "batch" and self.architecture != "compact-cnn"
 
 
 class AugmentConfig(Section):

@@ -148,12 +148,14 @@ def ssl_probes(ssl_run: Run, ssl_data: FederationData) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def copy_run(phantom_run: Path) -> Callable[[Path], Path]:
-    """Copies run-001 to another run folder, which then answers to its new name."""
+    """Copies run-001 to another run folder, which then answers to its new name; its audit log is of run-001."""
 
     def copy(target: Path) -> Path:
         shutil.copytree(phantom_run / "run-001", target)
         manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
-        (target / "manifest.json").write_text(json.dumps({**manifest, "run": target.name}), encoding="utf-8")
+        manifest |= {"run": target.name, "audit_log": None}
+        (target / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        (target / "audit-log.jsonl").unlink()
         return target
 
     return copy

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from engine.config import Federation, load_federation
+from engine.results.audit_log import Resumed, RoundDone
 from engine.results.run_folder import Run
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -38,7 +39,8 @@ SETTINGS = (
 COUNTS = {f"hospital-{letter}": {"glioma": 6, "meningioma": 6, "notumor": 6, "pituitary": 6} for letter in "abc"}
 UNKILLED_SECONDS = 120
 FILE_OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
-OWN = ("config.json", "environment.json", "rounds.jsonl", "training.log", "manifest.json", "metrics/fit_")  # hold times
+TIMED = ("config.json", "environment.json", "rounds.jsonl", "training.log", "audit-log.jsonl", "manifest.json")
+OWN = (*TIMED, "metrics/fit_")  # hold times
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
@@ -180,6 +182,18 @@ def steady(folder: Path) -> dict[str, Any]:
     return content
 
 
+def told_rounds(run: Run) -> list[RoundDone]:
+    """Those of the audit log that stand; a round that it tells twice was lost once, and the resume between says so."""
+    standing: dict[int, RoundDone] = {}
+    for entry in run.verify_audit_log().entries:
+        if isinstance(entry.what, Resumed):
+            standing = {number: done for number, done in standing.items() if number <= entry.what.after_round}
+        elif isinstance(entry.what, RoundDone):
+            assert entry.what.round == len(standing) + 1
+            standing[entry.what.round] = entry.what
+    return list(standing.values())
+
+
 @pytest.fixture(scope="module")
 def federation() -> Federation:
     return load_federation(PROJECT / "federations" / "phantoms.toml", SETTINGS)
@@ -206,6 +220,7 @@ def test_a_killed_training_resumes_to_the_same_end(
     expected, got = steady(whole.folder), steady(run.folder)
     assert got.keys() == expected.keys(), moments
     assert [name for name in expected if got[name] != expected[name]] == [], moments
+    assert told_rounds(run) == told_rounds(Run(whole.folder)), moments
     assert {path.name for path in one.artifacts.iterdir()} <= {"run-001", ".run-001.lock"}, moments
 
 
@@ -224,10 +239,11 @@ def test_kills_around_the_manifest_leave_nothing_behind(
     counted = nearly_finished("counted")
     assert counted.train(resume=True) == 0, counted.said.read_text()
     last = int(counted.told.read_text())
-    for operation in range(last - 5, last + 1):
+    for operation in range(last - 7, last + 1):
         one = nearly_finished(str(operation))
         assert one.train(resume=True, moment=Moment(operation=operation)) == -signal.SIGKILL
         if not (one.artifacts / "run-001" / "manifest.json").is_file():
             one.finish()
         Run(one.artifacts / "run-001").verify(with_weights=True)
         assert steady(one.artifacts / "run-001") == steady(whole.folder), operation
+        assert told_rounds(Run(one.artifacts / "run-001")) == told_rounds(Run(whole.folder)), operation

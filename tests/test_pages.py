@@ -13,6 +13,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from engine.cli import ENGINE_ONLY
+from engine.results.audit_log import read_log
 from engine.results.run_folder import Progress, now
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -209,6 +210,15 @@ def test_runs_filters_and_compares(artifacts: Path, copy_run: Callable[[Path], P
     assert "run-002 and run-001 were trained with the same settings" in words(app)
     app.segmented_control(key="run_view").set_value("Files and hashes").run()
     assert "evaluation.json" in set(app.dataframe[1].value["File"])
+    assert "It has no audit log." in words(app)
+
+
+def test_runs_says_that_the_audit_log_holds(artifacts: Path, phantom_run: Path) -> None:
+    shutil.copytree(phantom_run / "run-001", artifacts / "run-001")
+    app = open_page("5_Runs")
+    app.segmented_control(key="run_view").set_value("Files and hashes").run()
+    last = read_log(artifacts / "run-001" / "audit-log.jsonl").last
+    assert f"Its audit log holds: 5 entries, the last is `{last}`." in words(app)
 
 
 def test_runs_says_when_weights_are_elsewhere(artifacts: Path, phantom_run: Path) -> None:

@@ -141,8 +141,7 @@ def test_evaluation_shows_a_probe(artifacts: Path, ssl_run: Run, ssl_probes: lis
     lay_out(artifacts, ssl_run, ssl_probes, "probed")
     app = open_page("3_Evaluation")
     assert not app.warning
-    federated = ssl_probes[0]["rows"][2]
-    assert (federated["encoder"], federated["method"]) == ("global", "linear")
+    (federated,) = (row for row in ssl_probes[0]["rows"] if (row["encoder"], row["method"]) == ("global", "linear"))
     assert f"federated **{100 * federated['scores']['macro_f1']['value']:.1f}%" in words(app)
     assert len(app.dataframe[0].value) == 13, "six encoders, two ways, and from scratch"
     assert "A whole network, trained on the same labels: from scratch " in words(app)
@@ -232,7 +231,8 @@ def descend(artifacts: Path, phantom_run: Path, name: str, sha256: str) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     entry = {"sha256": sha256_of(folder / "config.json"), "bytes": (folder / "config.json").stat().st_size}
     files = {**manifest["files"], "config.json": {**entry, "detached": False}}
-    write_json(folder / "manifest.json", {**manifest, "run": name, "files": files})
+    write_json(folder / "manifest.json", {**manifest, "run": name, "files": files, "audit_log": None})
+    (folder / "audit-log.jsonl").unlink()  # run-001's
 
 
 def test_runs_draws_where_a_run_came_from(artifacts: Path, ssl_run: Run, phantom_run: Path) -> None:
@@ -294,12 +294,12 @@ def test_a_pooled_objective_of_nobody_has_its_own_panel(ssl_run: Run) -> None:
 def test_figures_of_a_probe(ssl_run: Run, ssl_probes: list[dict[str, Any]]) -> None:
     federation, probes = ssl_run.federation, [Probe.model_validate(probe) for probe in ssl_probes]
     rows = probe_rows(federation, [*probes, probes[0]])
-    assert len(rows) == 2 * 2 * 6
+    assert len(rows) == 2 * (2 * 6 + 1), "six encoders, two ways, and from scratch"
     assert encoder_order(federation, list(rows["encoder"].unique())) == ENCODERS
     figure = efficiency_figure(rows, federation, "macro_f1", "Macro-F1")
-    assert len(figure.data) == 12
+    assert len(figure.data) == 13
     for line in figure.data:
-        assert [one[0] for one in line.customdata] == [0.1, 1.0]
+        assert [one[1] for one in line.customdata] == [probe.n_labels for probe in probes]
         assert all(gap >= 0 for gap in (*line.error_y.array, *line.error_y.arrayminus))
     assert len({line.x[0] for line in figure.data}) == 6, "encoders stand apart"
     table = probe_table(rows, federation, "accuracy")

@@ -65,11 +65,12 @@ def test_the_exported_graph_computes_what_the_network_computes(
     np.testing.assert_allclose(open_model(tmp_path / "h.onnx")(images)[0], expected, atol=0.05)
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("architecture", ["resnet18", "efficientnet-lite0", "patch-cnn"])
 def test_a_network_exports_with_its_feature_map_and_head(
-    architecture: str, tiny_data: FederationData, tmp_path: Path
+    architecture: str, norm: str, tiny_data: FederationData, tmp_path: Path
 ) -> None:
-    model = tiny_data.federation.model.model_copy(update={"architecture": architecture, "colour": True})
+    model = tiny_data.federation.model.model_copy(update={"architecture": architecture, "norm": norm, "colour": True})
     federation = tiny_data.federation.model_copy(update={"model": model})
     network = build_network(model, 4, seed=0).eval()
     export_onnx(network, federation, "global", tmp_path / "r.onnx")

@@ -65,7 +65,7 @@ def change_json(path: Path, **changes: object) -> None:
 
 def test_a_finished_run_holds_what_the_contract_lists_and_its_manifest_all_of_it(run: Run) -> None:
     present = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
-    assert present == FILES | {"manifest.json"}
+    assert present == FILES | {"audit-log.jsonl", "manifest.json"}
     assert set(run.manifest.files) == FILES
 
 

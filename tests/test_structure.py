@@ -20,7 +20,7 @@ ALLOWED = {
     "publishing": {"publishing", "federation", "training", "data", "results", "inference"},
     "inference": {"inference", "data", "results"},
 }
-ROOT_MODULES = {"aggregation_config", "config", "errors", "pretext_config", "sections"}
+ROOT_MODULES = {"aggregation_config", "config", "errors", "pretext_config", "privacy_config", "sections"}
 
 
 def imports_of(path: Path, *, at_the_top: bool = False) -> Iterator[str]:

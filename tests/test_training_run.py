@@ -59,6 +59,7 @@ def test_the_run_folder_holds_what_the_design_fixes(phantom_run: Path) -> None:
         "weights/global-last.safetensors",
         "weights/central.safetensors",
         "training.log",
+        "audit-log.jsonl",
         "manifest.json",
         *locals_,
     }

@@ -87,6 +87,9 @@ def draw_details(run: Run, view: str) -> None:
             f"`manifest.json` has SHA-256 `{sha256_of(run.folder / 'manifest.json')}` and lists every other file:"
         )
         st.dataframe(files_table(run.manifest.files), hide_index=True)
+        log = run.audit_log()
+        entries = f"{count(len(log.entries), 'entry', 'entries')}, the last is `{log.last}`" if log else ""
+        st.markdown(f"Its audit log holds: {entries}." if entries else "It has no audit log.")
 
 
 def draw_comparison(run: Run, others: Sequence[RunEntry]) -> None:

@@ -50,6 +50,15 @@ class Checkpoint:
             if file.name.partition(".")[0] not in (last, best):
                 file.unlink()
 
+    def last_round(self, model: str) -> int:
+        """The model's last whole round; 0 before its first."""
+        if not self._pointer(model).is_file():
+            return 0
+        try:
+            return int(read_json(self._pointer(model))["round"])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise self._damaged(model, error) from None
+
     def read(self, model: str) -> TrainingState | None:
         """The state after the model's last whole round, or None before its first."""
         if not self._pointer(model).is_file():
@@ -72,7 +81,10 @@ class Checkpoint:
                 best_hospitals=best_hospitals,
             )
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise RunError(f"{self._pointer(model)}: is damaged ({error}); this run cannot go on, train anew") from None
+            raise self._damaged(model, error) from None
+
+    def _damaged(self, model: str, error: Exception) -> RunError:
+        return RunError(f"{self._pointer(model)}: is damaged ({error}); this run cannot go on, train anew")
 
     def remove(self) -> None:
         """Atomically out of sight first, so that a kill in between leaves no half checkpoint."""

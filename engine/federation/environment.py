@@ -14,7 +14,9 @@ from engine.sections import TrainingConfig
 from engine.training.device import choose_device, trains_in_bf16
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "pillow", "pydicom", "safetensors", "pydantic")
+PACKAGES = (
+    "torch", "torchvision", "opacus", "numpy", "pandas", "pyarrow", "pillow", "pydicom", "safetensors", "pydantic",
+)  # fmt: skip
 
 
 def describe_environment(config: TrainingConfig) -> dict[str, Any]:

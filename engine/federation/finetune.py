@@ -34,10 +34,10 @@ def fine_tune(
 ) -> tuple[Floats, int]:
     """Logits (n, classes) of test images by the best round on validation images, and that round.
 
-    The pooled arm's rounds, by `fine_tuning`; every weight is trained.
+    The pooled arm's rounds, by `fine_tuning`; every weight is trained, without noise.
     """
     training = fine_tuning(federation, len(labelled))
-    supervised = federation.model_copy(update={"pretext": None, "training": training})
+    supervised = federation.model_copy(update={"pretext": None, "privacy": None, "training": training})
     start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     transport = InProcessTransport(
         network,

@@ -11,6 +11,7 @@ from engine.config import Federation
 from engine.errors import UpdateError
 from engine.federation.compression import encode
 from engine.federation.named_tensors import label, of_kind
+from engine.federation.privacy import Account, plan_noise, spent_epsilon
 from engine.federation.rounds import Rules
 from engine.federation.seeds import derive_seed
 from engine.federation.updates import Update, all_finite
@@ -20,6 +21,7 @@ from engine.training.images import TrainingSet
 from engine.training.local import train_locally
 from engine.training.networks import Network, Tensors
 from engine.training.objectives import Objective
+from engine.training.private import Noise
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,24 @@ def train_one_round(
     load_model(network, message.sent, kept)
     rule = rules.strategy.local_rule(network, message.sent, kept)
     training: TrainingConfig = federation.training
+    seed, noise, privacy = derive_seed(training.seed, message.round_number, message.hospital), None, federation.privacy
+    if privacy is not None:
+        plan, account = plan_noise(privacy, len(images), training), Account.of(kept)
+        seed = account.seed(message.round_number, "draws")
+        noise_seed = account.seed(message.round_number, "noise")
+        noise = Noise(plan.sample_rate, plan.multiplier, privacy.max_grad_norm, noise_seed)
     scores = train_locally(
         network,
         images,
         federation.model,
         training,
         round_number=message.round_number,
-        seed=derive_seed(training.seed, message.round_number, message.hospital),
+        seed=seed,
         device=device,
         objective=objective,
         on_images=on_images,
-        on_gradients=rule.adjust_gradients if rule else None,
+        on_gradients=rule.adjust_gradients if rule else lambda: None,
+        noise=noise,
     )
     if not all(math.isfinite(score.loss) for score in scores):
         raise UpdateError("the loss is no longer a finite number; train anew with a lower training.learning_rate")
@@ -72,10 +81,16 @@ def train_one_round(
     private = {name: trained.pop(name).clone() for name in rules.private(network)}
     payload, residual = encode({**trained, **beside}, message.sent, of_kind("residual", kept), rules.communication)
     after = {**own, **label("private", private), **label("residual", residual)}
+    epsilon = None
+    if privacy is not None:
+        account = account.after(plan, plan.steps_per_epoch * training.local_epochs)
+        after |= account.kept()
+        epsilon = spent_epsilon(account.history, privacy.delta)
     if not all(all_finite(tensor) for tensor in after.values() if tensor.is_floating_point()):
         # Nobody else would notice, and this hospital would carry it into every later round.
         raise UpdateError("its private tensors are no longer finite; train anew with a lower training.learning_rate")
-    return Update(message.hospital, payload, len(images), epochs, time.perf_counter() - started), after
+    seconds = time.perf_counter() - started
+    return Update(message.hospital, payload, len(images), epochs, seconds, epsilon), after
 
 
 def load_model(network: Network, sent: Tensors, kept: Tensors) -> None:

@@ -31,6 +31,7 @@ class RoundReport:
             seconds=update.seconds,
             bytes_down=bytes_down,
             bytes_up=update.n_bytes,
+            epsilon=update.epsilon,
         )
 
     def add_failure(self, hospital: str, reason: str) -> None:
@@ -98,6 +99,7 @@ class RoundReport:
             seconds=sum(fit.seconds for fit in fits),
             bytes_down=sum(fit.bytes_down for fit in fits),
             bytes_up=sum(fit.bytes_up for fit in fits),
+            epsilon=max((fit.epsilon for fit in fits if fit.epsilon is not None), default=None),
         )
 
 

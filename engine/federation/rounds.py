@@ -5,7 +5,7 @@ images; the average of a single update is that update. So the arms differ in who
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
@@ -24,6 +24,8 @@ from engine.results.rounds import RoundLine
 from engine.sections import Arm, TrainingConfig
 from engine.training.networks import Network, Tensors
 from engine.training.pretext import HEADS
+
+OnUpdate = Callable[[Update], None]
 
 
 @dataclass
@@ -91,9 +93,10 @@ def run_rounds(
     state: TrainingState,
     recorder: Recorder | None = None,
     rules: Rules | None = None,
+    on_update: OnUpdate = lambda update: None,
 ) -> TrainingState:
     """Train to the last round, from wherever `state` stands. Every round is written before the next begins,
-    where there is a `recorder`.
+    where there is a `recorder`; `on_update` sees each update as it arrives, before it is judged.
 
     Raises RunError when fewer of a round's hospitals return a usable update than `min_hospitals` and the strategy ask.
     """
@@ -103,7 +106,7 @@ def run_rounds(
         report = RoundReport()
         sent = rules.strategy.sends(state.weights, state.server)
         chosen = choose_hospitals(transport.trainers, config, number)
-        updates = usable(transport.train(sent, number, chosen), sent, rules, report)
+        updates = usable(transport.train(sent, number, chosen), sent, rules, report, on_update)
         aggregated = rules.strategy.aggregate(updates, sent, state.server)
         needed = max(min(config.min_hospitals, len(chosen)), rules.strategy.config.minimum())
         if aggregated is None or len(report.fits) < needed:
@@ -132,13 +135,18 @@ def choose_hospitals(hospitals: Sequence[str], config: TrainingConfig, round_num
 
 
 def usable(
-    replies: Iterable[Update | HospitalFailure], sent: Tensors, rules: Rules, report: RoundReport
+    replies: Iterable[Update | HospitalFailure],
+    sent: Tensors,
+    rules: Rules,
+    report: RoundReport,
+    on_update: OnUpdate,
 ) -> Iterator[Update]:
     """The updates that can be read and pass the check, as they arrive; a hospital that fails is reported, left out."""
     for reply in replies:
         if isinstance(reply, HospitalFailure):
             report.add_failure(reply.hospital, reply.reason)
             continue
+        on_update(reply)
         try:
             message = rules.message(sent, reply.hospital)
             update = decode(reply, message, rules.communication)

@@ -12,21 +12,26 @@ from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, shared_classes
 from engine.errors import ConfigError, RunError
 from engine.federation.arms import SHOWN, ModelPlan, Sets, image_sets, plan_models
+from engine.federation.audited import AuditedRounds
 from engine.federation.checkpoint import Checkpoint, save_tensors
 from engine.federation.environment import describe_environment
 from engine.federation.frozen import FeatureMemory
 from engine.federation.named_tensors import label, of_kind
 from engine.federation.predictions import predict_all
+from engine.federation.privacy import describe_privacy, require_noise
 from engine.federation.progress import OnTraining, ProgressReport
 from engine.federation.rounds import Rules, TrainingState, run_rounds
 from engine.federation.tasks import make_tasks, rules_of, with_heads
 from engine.federation.transports.in_process import InProcessTransport
+from engine.privacy_config import PrivacyConfig
+from engine.results.audit_log import AUDIT_LOG, AuditLog, Resumed, Started, Stopped, who
 from engine.results.evaluation import evaluate_predictions
-from engine.results.files import write_atomically, write_json
+from engine.results.files import sha256_of, write_atomically, write_json
 from engine.results.lock import alone_with
 from engine.results.rounds import communication, drop_rounds_after, metric_tables, read_rounds, training_history
 from engine.results.run_folder import (
     EVALUATION,
+    PRIVACY,
     RUN_NAME,
     Run,
     RunConfig,
@@ -63,6 +68,8 @@ def start_run(
     environment = describe_environment(federation.training)
     build_network(federation.model, len(federation.classes), federation.training.seed, artifacts)
     _require_unseen(data, artifacts)
+    if federation.privacy is not None:
+        require_noise(federation.privacy, federation, image_sets(data, "train"))
     folder = create_run(artifacts)
     config = RunConfig(
         started_at=now(),
@@ -123,7 +130,11 @@ def train_run(
         raise RunError(f"{run.folder}: the images are no longer those it began with; train anew")
     checkpoint = Checkpoint(run.folder, keep_rounds=federation.training.keep_rounds)
     lock_file = run.folder.with_name(f".{run.name}.lock")
-    with alone_with(lock_file, f"{run.folder}: is being trained"), _logging_to(run.folder / "training.log"):
+    with (
+        alone_with(lock_file, f"{run.folder}: is being trained"),
+        _logging_to(run.folder / "training.log"),
+        _audited(run, checkpoint) as audit_log,
+    ):
         _sweep(run.folder)
         if not _is_evaluated(run, checkpoint):
             device = choose_device(federation.training)
@@ -140,14 +151,16 @@ def train_run(
                 sets, network = memory.features(network, sets, data, device), HeadNetwork(network)
             plans = plan_models(data, sets)
             start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-            _train_models(run, plans, federation, network, start, device, checkpoint, on_training)
+            _train_models(run, plans, federation, network, start, device, checkpoint, audit_log, on_training)
             _write_weights(run, plans, checkpoint, start)
+            if federation.privacy is not None:
+                _write_privacy(run, plans, checkpoint, federation.privacy)
             if federation.pretext is None:
                 _write_predictions(run, plans, data, sets, network, device)
             _write_results(run, data)
         log.info("run %s is complete", run.name)
         checkpoint.remove()
-        write_manifest(run.folder, run.config)
+        write_manifest(run.folder, run.config, audit_log)
     return Run(run.folder)
 
 
@@ -159,6 +172,7 @@ def _train_models(
     start: Tensors,
     device: torch.device,
     checkpoint: Checkpoint,
+    audit_log: AuditLog,
     on_training: OnTraining,
 ) -> None:
     federated_rules = rules_of(federation)
@@ -198,7 +212,11 @@ def _train_models(
             at_start=label("private", {name: start[name] for name in private}) if federated else {},
             tasks=tasks[plan.model],
         )
-        run_rounds(plan.arm, plan.model, federation.training, transport, state, checkpoint, rules)
+        if federated:
+            audited = AuditedRounds(checkpoint, audit_log)
+            run_rounds(plan.arm, plan.model, federation.training, transport, state, audited, rules, audited.see_update)
+        else:
+            run_rounds(plan.arm, plan.model, federation.training, transport, state, checkpoint, rules)
 
 
 def _write_weights(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint, start: Tensors) -> None:
@@ -214,6 +232,15 @@ def _write_weights(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint,
                 for hospital in plan.training_sets:
                     own = of_kind("private", state.best_hospitals.get(hospital, {}))
                     save_tensors(run.folder / weights_name(f"personal/{hospital}"), {**start, **best, **own})
+
+
+def _write_privacy(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint, privacy: PrivacyConfig) -> None:
+    models = {}
+    for plan in plans:
+        state = checkpoint.read(plan.model)
+        sizes = {trainer: len(images) for trainer, images in plan.training_sets.items()}
+        models[plan.model] = sizes, state.hospitals if state else {}
+    write_json(run.folder / PRIVACY, describe_privacy(run.federation, privacy, models))
 
 
 def _write_predictions(
@@ -275,6 +302,31 @@ class _LogFile(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError), self._path.open("a", encoding="utf-8") as stream:
             stream.write(self.format(record) + "\n")
+
+
+@contextmanager
+def _audited(run: Run, checkpoint: Checkpoint) -> Iterator[AuditLog]:
+    """The run's audit log, which is told who trains and, where it ends early, why."""
+    audit_log = AuditLog(run.folder / AUDIT_LOG)
+    user, host = who()
+    if audit_log.last is None and not (run.folder / "rounds.jsonl").exists():
+        files = {name: sha256_of(run.folder / name) for name in ("config.json", "dataset_splits.json")}
+        audit_log.append(Started(user=user, host=host, files=files), now())
+    else:
+        trained = _is_evaluated(run, checkpoint)
+        after = run.federation.training.rounds if trained else checkpoint.last_round("global")
+        if audit_log.torn_bytes:
+            log.info("%s: its last line was torn by a kill and is taken off", AUDIT_LOG)
+        audit_log.append(
+            Resumed(user=user, host=host, after_round=after, torn_bytes=audit_log.torn_bytes),
+            now(),
+        )
+    try:
+        yield audit_log
+    except BaseException as error:
+        with suppress(RunError):  # a full disk is what stopped it, perhaps
+            audit_log.append(Stopped(reason=f"{type(error).__name__}: {error}".removesuffix(": ")), now())
+        raise
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from engine.training.networks import Tensors
 class Update:
     """Named tensors after local training, as they travel (see compression.py), counts and means; never images.
 
+    `epsilon` is what the hospital has spent of its images' privacy so far, this update included.
     The tensors may be the transport's working copy: they are valid until the next reply is drawn.
     """
 
@@ -23,6 +24,7 @@ class Update:
     n_images: int
     epochs: tuple[Epoch, ...]
     seconds: float
+    epsilon: float | None = None
 
     @property
     def n_bytes(self) -> int:

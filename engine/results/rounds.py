@@ -27,7 +27,10 @@ class Epoch(_Line):
 
 class Fit(_Line):
     """Local training of one hospital in one round. `loss` and `accuracy` are those of the last local epoch, over
-    augmented images as seen; in the "all" line they are means weighted by n_images."""
+    augmented images as seen; in the "all" line they are means weighted by n_images.
+
+    `epsilon` is what the hospital has spent of its images' privacy from the first round to this one, with the delta of
+    the configuration; in the "all" line the most that any has. None where it trains without noise."""
 
     n_images: int
     loss: float
@@ -36,6 +39,7 @@ class Fit(_Line):
     seconds: float
     bytes_down: int
     bytes_up: int
+    epsilon: float | None = None
 
 
 class Validation(_Line):

@@ -5,6 +5,7 @@ because they may lie elsewhere.
 """
 
 import datetime
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -17,11 +18,13 @@ from pydantic import BaseModel, ConfigDict
 
 from engine.config import Federation
 from engine.errors import RunError
-from engine.results.files import M, read_json, read_model, sha256_of, write_atomically, write_json
+from engine.results.audit_log import AUDIT_LOG, AuditLog, Finished, Log, read_log, require_beginning, require_end
+from engine.results.files import M, json_bytes, read_json, read_model, sha256_of, write_atomically, write_bytes
 from engine.results.rounds import RoundLine, read_rounds
 
 RUN_NAME = re.compile(r"run-(\d{3,})")
 EVALUATION = "evaluation.json"
+PRIVACY = "privacy.json"  # of runs with [privacy] alone
 
 
 class FileEntry(BaseModel):
@@ -32,7 +35,8 @@ class FileEntry(BaseModel):
 
 
 class RunManifest(BaseModel):
-    """`manifest.json`, written last."""
+    """`manifest.json`, written last. `audit_log` is the hash of that log's entry before the last, which in turn holds
+    the manifest's; runs from before there was one have none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Literal[1] = 1
@@ -42,6 +46,7 @@ class RunManifest(BaseModel):
     started_at: str
     finished_at: str
     files: dict[str, FileEntry]
+    audit_log: str | None = None
 
 
 class RunConfig(BaseModel):
@@ -174,6 +179,29 @@ class Run:
                 changed = sha256_of(path) != entry.sha256
             if changed:
                 raise RunError(f"{path}: is not as it was written; the run folder is damaged, restore it from a copy")
+        if self.manifest.audit_log is not None:
+            self.audit_log()
+
+    def audit_log(self) -> Log | None:
+        """Its entries, None where it has no audit log. Raises RunError where they do not hold together, or where a
+        finished run's do not end as the manifest says."""
+        path = self.folder / AUDIT_LOG
+        head = self.manifest.audit_log if self.is_finished else None
+        if head is None and not path.is_file():
+            return None
+        log = read_log(path)
+        if self.is_finished:
+            sha256 = sha256_of(self.folder / "manifest.json")
+            require_end(path, log, head, manifest_sha256=sha256, finished_at=self.manifest.finished_at)
+        return log
+
+    def verify_audit_log(self) -> Log:
+        """Raise RunError where there is no audit log, or where it or its beginning cannot be trusted."""
+        log = self.audit_log()
+        if log is None:
+            raise RunError(f"{self.folder}: no audit log; a run that was trained before there were any has none")
+        require_beginning(self.folder, log)
+        return log
 
     def _present(self, name: str) -> Path:
         path = self.folder / name
@@ -229,11 +257,14 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[st
     write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))
 
 
-def write_manifest(folder: Path, config: RunConfig) -> None:
-    """Hash every file, then declare the run finished."""
+def write_manifest(folder: Path, config: RunConfig, audit_log: AuditLog) -> None:
+    """Hash every file, end the audit log, then declare the run finished.
+
+    The log's end holds the manifest's hash, so the manifest cannot hold the log's: it holds that of the entry before.
+    """
     files = {}
     written = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    for path in sorted(path for path in written if path.name != "manifest.json"):
+    for path in sorted(path for path in written if path.name not in ("manifest.json", AUDIT_LOG)):
         name = path.relative_to(folder).as_posix()
         files[name] = FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size, detached=name.startswith("weights/"))
     manifest = RunManifest(
@@ -243,8 +274,11 @@ def write_manifest(folder: Path, config: RunConfig) -> None:
         started_at=config.started_at,
         finished_at=now(),
         files=files,
+        audit_log=audit_log.last,
     )
-    write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+    content = json_bytes(manifest.model_dump(mode="json"))
+    audit_log.append(Finished(manifest_sha256=hashlib.sha256(content).hexdigest()), manifest.finished_at)
+    write_bytes(folder / "manifest.json", content)
 
 
 def now() -> str:

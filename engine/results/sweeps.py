@@ -55,12 +55,12 @@ def reference_key(federation: Federation) -> str:
 
 def data_key(federation: Federation) -> str:
     """The same for runs on the same images, dealt and split alike."""
-    return _key(federation, *STRATEGY, "training")
+    return _key(federation, *STRATEGY, "training", "privacy")
 
 
 def images_key(federation: Federation) -> str:
     """The same for runs tested on the same images, dealt and split alike, whatever learns from them."""
-    return _key(federation, *STRATEGY, "training", "model")
+    return _key(federation, *STRATEGY, "training", "privacy", "model")
 
 
 def setting_of(federation: Federation, key: str) -> str:

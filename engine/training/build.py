@@ -15,7 +15,7 @@ from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run
 from engine.sections import ModelConfig
 from engine.training.device import seeded
 from engine.training.efficientnet import EfficientNetLite0
-from engine.training.networks import CompactCNN, Network, PatchCNN, ResNet18, ResNet50, Tensors
+from engine.training.networks import CompactCNN, Network, PatchCNN, ResNet18, ResNet50, Tensors, with_group_norm
 from engine.training.torchvision_import import torchvision_models
 
 ARCHITECTURES: dict[str, type[ResNet18 | ResNet50 | CompactCNN | PatchCNN | EfficientNetLite0]] = {
@@ -33,7 +33,9 @@ def build_network(config: ModelConfig, n_classes: int, seed: int, artifacts: Pat
     `artifacts` is where a run named by `weights` lies. Raises ConfigError where the weights cannot be had.
     """
     with seeded(seed):
-        network = ARCHITECTURES[config.architecture](n_classes, config.dropout)
+        network: Network = ARCHITECTURES[config.architecture](n_classes, config.dropout)
+    if config.norm == "group":
+        network = with_group_norm(network)
     if config.weights != "none":
         _load_start(network, config, artifacts)
     if config.freeze_backbone:

@@ -2,8 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from engine.training.device import autocast, seeded
 from engine.training.images import TrainingSet
 from engine.training.networks import Network, set_training_mode
 from engine.training.objectives import Objective, PretextObjective, Supervised
+from engine.training.objectives.objective import Score
+from engine.training.private import Noise, Step, poisson_batches, private_steps
 
 EVALUATION_BATCH = 64
 
@@ -40,46 +44,76 @@ def train_locally(
     device: torch.device,
     objective: Objective | None = None,
     on_images: Callable[[int], None] = lambda n_images: None,
-    on_gradients: Callable[[], None] | None = None,
+    on_gradients: Callable[[], None] = lambda: None,
+    noise: Noise | None = None,
 ) -> list[EpochScore]:
     """Train `network` in place for `local_epochs`; the optimiser starts anew each round, in every arm.
 
     `round_number` counts from 1 and places the epochs on the schedule, which runs across all rounds. `seed` decides
     order, augmentation and dropout. Without an `objective` the network learns the labels. `on_images` hears how many
-    images each batch had; `on_gradients` may change the gradients of each batch before the optimiser's step.
+    images each batch had; `on_gradients` may change the gradients of each batch before the optimiser's step. With
+    `noise` every step is private (private.py), and `on_images` hears each step's share of the epoch instead.
     """
     set_training_mode(network, model)
     optimizer = _make_optimizer(network, training)
     objective = objective or Supervised(training, images, network.n_classes, device)
     generator = torch.Generator().manual_seed(seed)
+    n_images = len(images)
     scores = []
-    with seeded(seed):
+
+    def score(epoch: int, positions: Tensor) -> Score:
+        pixels, targets = objective.inputs(images, positions, device, generator, epoch)
+        with autocast(device, training):
+            outputs = network(network.normalise(pixels))
+        return objective.score(outputs.float(), targets)
+
+    with seeded(seed), _steps(network, optimizer, training, n_images, on_gradients, noise) as step:
         for epoch in range(training.local_epochs):
             started = time.perf_counter()
             epochs_done = (round_number - 1) * training.local_epochs + epoch
-            batches = _shuffled_batches(len(images), training.batch_size, generator)
+            batches = _batches(n_images, training.batch_size, generator, noise)
             loss_sum = torch.zeros((), device=device)
             correct = torch.zeros((), device=device)
-            for step, positions in enumerate(batches):
-                done = epochs_done + step / len(batches)
+            for number, positions in enumerate(batches):
+                done = epochs_done + number / len(batches)
                 for group in optimizer.param_groups:
                     group["lr"] = _learning_rate(training, done / (training.rounds * training.local_epochs))
-                pixels, targets = objective.inputs(images, positions, device, generator, epochs_done)
-                optimizer.zero_grad(set_to_none=True)
-                with autocast(device, training):
-                    outputs = network(network.normalise(pixels))
-                loss, hits = objective.score(outputs.float(), targets)
-                loss.backward()
-                if on_gradients is not None:
-                    on_gradients()
-                optimizer.step()
-                loss_sum += loss.detach() * len(positions)
+                losses, hits = step(positions, partial(score, epochs_done))
+                loss_sum += losses
                 correct += hits
-                on_images(len(positions))
-            n_images = len(images)
+                share = n_images * (number + 1) // len(batches) - n_images * number // len(batches)
+                on_images(len(positions) if noise is None else share)
+            n_seen = max(1, sum(map(len, batches)))
             seconds = time.perf_counter() - started
-            scores.append(EpochScore(float(loss_sum) / n_images, float(correct) / n_images, seconds))
+            scores.append(EpochScore(float(loss_sum) / n_seen, float(correct) / n_seen, seconds))
     return scores
+
+
+@contextmanager
+def _steps(
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    training: TrainingConfig,
+    n_images: int,
+    on_gradients: Callable[[], None],
+    noise: Noise | None,
+) -> Iterator[Step]:
+    """Gives the function that takes one step and returns the sums of loss and hits over its images."""
+
+    def step(positions: Tensor, score: Callable[[Tensor], Score]) -> tuple[Tensor, Tensor]:
+        optimizer.zero_grad(set_to_none=True)
+        loss, hits = score(positions)
+        loss.backward()
+        on_gradients()
+        optimizer.step()
+        return loss.detach() * len(positions), hits
+
+    if noise is None:
+        yield step
+    else:
+        expected_batch = min(training.batch_size, n_images)
+        with private_steps(network, optimizer, noise, expected_batch, on_gradients) as private_step:
+            yield private_step
 
 
 @torch.inference_mode()
@@ -108,6 +142,13 @@ def score_objective(
         loss_sum += float(loss) * len(positions)
         hits_sum += float(hits)
     return loss_sum / len(images), hits_sum / len(images)
+
+
+def _batches(n_images: int, batch_size: int, generator: torch.Generator, noise: Noise | None) -> list[Tensor]:
+    """Positions of each step of an epoch."""
+    if noise is None:
+        return _shuffled_batches(n_images, batch_size, generator)
+    return poisson_batches(n_images, math.ceil(n_images / batch_size), noise.sample_rate, generator)
 
 
 def _shuffled_batches(n_images: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:

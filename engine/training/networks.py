@@ -3,6 +3,7 @@ activation map is exact: `feature_map` gives the last map, `classify` pools it a
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -160,6 +161,16 @@ class PatchCNN(_PlainCNN):
             convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
             layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
         super().__init__(layers, widths[-1], n_classes, dropout)
+
+
+def with_group_norm(network: Network) -> Network:
+    """GroupNorm of at most 32 groups in the place of every BatchNorm, whose scale and shift it can load."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                n_groups = math.gcd(32, child.num_features)
+                setattr(module, name, nn.GroupNorm(n_groups, child.num_features, eps=child.eps))
+    return network
 
 
 def set_training_mode(network: Network, config: ModelConfig) -> None:

@@ -10,6 +10,8 @@ from torch.nn import functional
 from engine.config import Federation
 from engine.errors import ConsiliumError, RunError
 from engine.federation.hospital_round import Message, load_model, train_one_round
+from engine.federation.named_tensors import label, of_kind
+from engine.federation.privacy import KIND
 from engine.federation.rounds import Rules
 from engine.federation.seeds import derive_seed
 from engine.federation.tasks import Task
@@ -83,7 +85,11 @@ class InProcessTransport:
                 yield reply
 
     def settle(self, refused: Collection[str]) -> None:
-        self._kept |= {hospital: kept for hospital, kept in self._new.items() if hospital not in refused}
+        for hospital, kept in self._new.items():
+            if hospital not in refused:
+                self._kept[hospital] = kept
+            elif account := label(KIND, of_kind(KIND, kept)):  # refused or not, its update was seen
+                self._kept[hospital] = {**self._kept.get(hospital, self._at_start), **account}
         self._new = {}
 
     def validate(self, weights: Tensors, round_number: int) -> Iterator[AnyReply]:
