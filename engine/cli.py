@@ -20,6 +20,7 @@ from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.labels import nearest_class
 from engine.data_commands import data_app
 from engine.errors import ConfigError, ConsiliumError, ImageError
+from engine.estimate_command import estimate_training_command
 from engine.inference.panel import Panel, open_panel
 from engine.options import Arms, Artifacts, DataFolder, FederationFile, Models, Overrides, Preset, settings
 from engine.probe_command import probe_encoders
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(audit_log_app, name="audit-log")
+app.command("estimate")(estimate_training_command)
 app.command("sweep")(train_sweep)
 app.command("table")(show_table)
 app.command("probe")(probe_encoders)

@@ -60,6 +60,7 @@ def make_unfinished(run: Path, seconds_ago: float = 0) -> None:
     )  # fmt: skip
     (run / "checkpoint").mkdir()
     (run / "checkpoint" / "progress.json").write_text(progress.model_dump_json())
+    (run.parent / f".{run.name}.lock").touch()  # a process elsewhere may hold it
     then = time.time() - seconds_ago
     for file in (path for path in run.rglob("*") if path.is_file()):
         os.utime(file, (then, then))

@@ -57,6 +57,7 @@ def make_unfinished(run: Path) -> None:
     )  # fmt: skip
     (run / "checkpoint").mkdir()
     (run / "checkpoint" / "progress.json").write_text(progress.model_dump_json())
+    (run.parent / f".{run.name}.lock").touch()
 
 
 def everything(app: AppTest) -> str:

@@ -90,6 +90,22 @@ def test_a_hospital_that_fails_is_reported_and_the_round_goes_on(fault: str, rea
     assert (whole.fit.bytes_up, whole.fit.bytes_down) == (4, 4), "neither way of b's counts"
 
 
+@pytest.mark.parametrize("fault", ["fails", "nan"])
+def test_who_watches_hears_who_was_asked_and_how_each_answered(fault: str) -> None:
+    heard: list[object] = []
+
+    class Ear:
+        def asked(self, hospitals: Sequence[str]) -> None:
+            heard.append(list(hospitals))
+
+        def answered(self, hospital: str, *, usable: bool) -> None:
+            heard.append((hospital, usable))
+
+    transport = Scripted({"a": 1.0, "b": 3.0, "c": 1.0}, {"b": fault})
+    run_rounds("federated", "global", TrainingConfig(rounds=2), transport, start(), watcher=Ear())
+    assert heard == 2 * [["a", "b", "c"], ("a", True), ("b", False), ("c", True)]
+
+
 def test_too_few_usable_updates_stop_the_run_with_the_reasons() -> None:
     with pytest.raises(RunError, match=r"1 of at least 2 hospitals.*b: no power"):
         train(Scripted({"a": 1.0, "b": 3.0}, {"b": "fails"}), min_hospitals=2)

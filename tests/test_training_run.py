@@ -182,6 +182,23 @@ def test_a_run_stopped_before_its_manifest_only_lacks_the_manifest(
     assert not (run.folder / "checkpoint.done").exists()
 
 
+def test_progress_names_the_hospitals_that_a_round_asked_and_ends_at_its_total(
+    tiny_data: FederationData, tmp_path: Path
+) -> None:
+    training = tiny_data.federation.training.model_copy(update={"hospital_fraction": 0.6})
+    some = tiny_data.federation.model_copy(update={"training": training, "arms": ("federated",)})
+    heard: list[Progress] = []
+    data = dataclasses.replace(tiny_data, federation=some)
+    run = train_run(start_run(data, "federations/phantoms.toml", tmp_path), data, heard.append)
+    assert heard[-1].images_done == heard[-1].images_total
+    for progress in heard:
+        answered = [line.hospital for line in run.rounds() if line.round == progress.round and line.fit][:-1]
+        assert list(progress.hospitals) == answered
+        here = answered.index(progress.hospital)
+        states = ["trained"] * here + ["training"] + ["waiting"] * (len(answered) - here - 1)
+        assert list(progress.hospitals.values()) == states
+
+
 def test_two_trainings_never_share_a_run_folder(tiny_data: FederationData, tmp_path: Path) -> None:
     run = start_run(tiny_data, "federations/phantoms.toml", tmp_path)
 

@@ -11,6 +11,7 @@ from typing import Literal
 import streamlit as st
 
 from engine.errors import ConsiliumError
+from engine.results.lock import lock_holder
 from engine.results.run_folder import Run, list_runs
 
 State = Literal["finished", "running", "stopped", "damaged"]
@@ -42,6 +43,13 @@ def read_entries(artifacts: Path) -> list[RunEntry]:
     return [_entry(run) for run in reversed(list_runs(artifacts))]
 
 
+def is_running(run: Run) -> bool:
+    """Whether a process trains the run: one of this machine holds its lock, or one elsewhere has just written."""
+    if not run.lock_file.exists():
+        return False
+    return lock_holder(run.lock_file) is not None or seconds_since_written(run.folder) < STOPPED_AFTER_SECONDS
+
+
 def seconds_since_written(folder: Path) -> float:
     """Since a training last touched its run folder."""
     newest = max((modified_ns for _, _, modified_ns in _files(folder)), default=0)
@@ -71,9 +79,8 @@ def _entry(run: Run) -> RunEntry:
         config = run.config
     except ConsiliumError as error:
         return RunEntry(run.name, str(run.folder), UNREADABLE, "damaged", str(error))
-    running = seconds_since_written(run.folder) < STOPPED_AFTER_SECONDS
     federation = config.federation
-    state: State = "running" if running else "stopped"
+    state: State = "running" if is_running(run) else "stopped"
     rounds = federation.training.rounds
     return RunEntry(
         run.name, str(run.folder), federation.name, state, "", config.started_at, "", federation.arms, rounds

@@ -28,10 +28,6 @@ class ModelPlan:
     training_sets: Mapping[str, TrainingSet]
     validation_sets: Mapping[str, TrainingSet]
 
-    @property
-    def n_training_images(self) -> int:
-        return sum(len(images) for images in self.training_sets.values())
-
 
 Sets = Mapping[Shown, Mapping[str, TrainingSet]]  # by part and hospital id; of the external set by "external"
 

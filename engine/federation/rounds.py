@@ -4,6 +4,7 @@ Every arm runs these same rounds. "federated" has all hospitals, "local" one, "c
 images; the average of a single update is that update. So the arms differ in who trains, and in nothing else.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from engine.training.networks import Network, Tensors
 from engine.training.pretext import HEADS
 
 OnUpdate = Callable[[Update], None]
+log = logging.getLogger("consilium")
 
 
 @dataclass
@@ -57,6 +59,14 @@ class TrainingState:
 
 class Recorder(Protocol):
     def write_round(self, state: TrainingState, lines: Sequence[RoundLine]) -> None: ...
+
+
+class Watcher(Protocol):
+    """Hears how a round goes while it goes."""
+
+    def asked(self, hospitals: Sequence[str]) -> None: ...
+
+    def answered(self, hospital: str, *, usable: bool) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ def run_rounds(
     state: TrainingState,
     recorder: Recorder | None = None,
     rules: Rules | None = None,
+    watcher: Watcher | None = None,
     on_update: OnUpdate = lambda update: None,
 ) -> TrainingState:
     """Train to the last round, from wherever `state` stands. Every round is written before the next begins,
@@ -106,7 +117,9 @@ def run_rounds(
         report = RoundReport()
         sent = rules.strategy.sends(state.weights, state.server)
         chosen = choose_hospitals(transport.trainers, config, number)
-        updates = usable(transport.train(sent, number, chosen), sent, rules, report, on_update)
+        if watcher is not None:
+            watcher.asked(chosen)
+        updates = usable(transport.train(sent, number, chosen), sent, rules, report, watcher, on_update)
         aggregated = rules.strategy.aggregate(updates, sent, state.server)
         needed = max(min(config.min_hospitals, len(chosen)), rules.strategy.config.minimum())
         if aggregated is None or len(report.fits) < needed:
@@ -124,6 +137,9 @@ def run_rounds(
         seconds = time.perf_counter() - started
         if recorder is not None:
             recorder.write_round(state, report.lines(arm, model, number, seconds=seconds, is_best=is_best))
+        for hospital, reason in report.failures.items():
+            log.warning("%s: round %d: %s failed: %s", model, number, hospital, reason)
+        log.info("%s: round %d of %d took %.1f s", model, number, config.rounds, seconds)
     return state
 
 
@@ -139,23 +155,26 @@ def usable(
     sent: Tensors,
     rules: Rules,
     report: RoundReport,
-    on_update: OnUpdate,
+    watcher: Watcher | None = None,
+    on_update: OnUpdate = lambda update: None,
 ) -> Iterator[Update]:
     """The updates that can be read and pass the check, as they arrive; a hospital that fails is reported, left out."""
     for reply in replies:
-        if isinstance(reply, HospitalFailure):
-            report.add_failure(reply.hospital, reply.reason)
-            continue
-        on_update(reply)
+        if isinstance(reply, Update):
+            on_update(reply)
         try:
+            if isinstance(reply, HospitalFailure):
+                raise UpdateError(reply.reason)
             message = rules.message(sent, reply.hospital)
             update = decode(reply, message, rules.communication)
             check_update(update, like=message)
         except UpdateError as error:
             report.add_failure(reply.hospital, str(error))
-            continue
-        report.add_update(reply, bytes_down=count_bytes(message))
-        yield update
+        else:
+            report.add_update(reply, bytes_down=count_bytes(message))
+            yield update
+        if watcher is not None:
+            watcher.answered(reply.hospital, usable=reply.hospital not in report.failures)
 
 
 def too_few(report: RoundReport, needed: int) -> RunError:

@@ -129,9 +129,8 @@ def train_run(
     if run.read_json("dataset_splits.json") != data.splits_json():
         raise RunError(f"{run.folder}: the images are no longer those it began with; train anew")
     checkpoint = Checkpoint(run.folder, keep_rounds=federation.training.keep_rounds)
-    lock_file = run.folder.with_name(f".{run.name}.lock")
     with (
-        alone_with(lock_file, f"{run.folder}: is being trained"),
+        alone_with(run.lock_file, f"{run.folder}: is being trained"),
         _logging_to(run.folder / "training.log"),
         _audited(run, checkpoint) as audit_log,
     ):
@@ -189,12 +188,12 @@ def _train_models(
     report = ProgressReport(
         checkpoint.folder / "progress.json",
         plans,
-        rounds=federation.training.rounds,
-        local_epochs=federation.training.local_epochs,
+        federation.training,
         rounds_done={model: state.round for model, state in states.items()},
         on_training=on_training,
     )
     for plan in plans:
+        report.begin(plan.model)
         state = states[plan.model].to(device)
         log.info("%s: from round %d to %d", plan.model, state.round, federation.training.rounds)
         federated = plan.arm == "federated"
@@ -206,7 +205,7 @@ def _train_models(
             training_sets=plan.training_sets,
             validation_sets=plan.validation_sets,
             device=device,
-            on_images=report.listener(plan.model),
+            on_images=report.on_images,
             rules=rules,
             kept=state.hospitals,
             at_start=label("private", {name: start[name] for name in private}) if federated else {},
@@ -214,9 +213,11 @@ def _train_models(
         )
         if federated:
             audited = AuditedRounds(checkpoint, audit_log)
-            run_rounds(plan.arm, plan.model, federation.training, transport, state, audited, rules, audited.see_update)
+            run_rounds(
+                plan.arm, plan.model, federation.training, transport, state, audited, rules, report, audited.see_update
+            )
         else:
-            run_rounds(plan.arm, plan.model, federation.training, transport, state, checkpoint, rules)
+            run_rounds(plan.arm, plan.model, federation.training, transport, state, checkpoint, rules, report)
 
 
 def _write_weights(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint, start: Tensors) -> None:
@@ -337,6 +338,9 @@ def _logging_to(path: Path) -> Iterator[None]:
     log.setLevel(logging.INFO)
     try:
         yield
+    except KeyboardInterrupt:
+        log.warning("stopped by hand")
+        raise
     except BaseException as error:
         log.error("stopped: %s: %s", type(error).__name__, error)
         raise

@@ -67,8 +67,14 @@ class RunConfig(BaseModel):
     starting_weights_sha256: str | None = None
 
 
+HospitalState = Literal["waiting", "training", "trained", "failed"]
+
+
 class Progress(BaseModel):
-    """`checkpoint/progress.json`: what an unfinished run does now. Images counted over all arms, rounds and epochs."""
+    """`checkpoint/progress.json`: what an unfinished run does now. Images counted over all arms, rounds and epochs.
+
+    `hospitals` are those that the round asked, in its order, by id.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str
@@ -80,6 +86,7 @@ class Progress(BaseModel):
     images_at_start: int
     started_at: str
     updated_at: str
+    hospitals: dict[str, HospitalState] = {}
 
 
 class Run:
@@ -94,6 +101,11 @@ class Run:
     @property
     def is_finished(self) -> bool:
         return (self.folder / "manifest.json").is_file()
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the process that trains the run, and gone once that process ends in its own time."""
+        return self.folder.with_name(f".{self.name}.lock")
 
     @cached_property
     def manifest(self) -> RunManifest:
