@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,14 @@ def engine(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], t
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Decoded images of the tests stay among the tests."""
     os.environ["CONSILIUM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """A training flushes denormal numbers for its whole process; hypothesis needs them again."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

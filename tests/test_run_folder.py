@@ -218,6 +218,7 @@ def test_an_unfinished_runs_progress_is_read(run: Run) -> None:
         "images_at_start": 0,
         "started_at": "2026-01-01T00:00:00+00:00",
         "updated_at": "2026-01-01T00:00:10+00:00",
+        "hospitals": {"hospital-a": "training"},
     }
     write_json(run.folder / "checkpoint" / "progress.json", progress)
     found = run.progress()
