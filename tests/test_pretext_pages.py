@@ -146,6 +146,7 @@ def test_evaluation_shows_a_probe(artifacts: Path, ssl_run: Run, ssl_probes: lis
     assert f"federated **{100 * federated['scores']['macro_f1']['value']:.1f}%" in words(app)
     assert len(app.dataframe[0].value) == 13, "six encoders, two ways, and from scratch"
     assert "A whole network, trained on the same labels: from scratch " in words(app)
+    assert list(app.pills(key="methods").options) == ["Linear probe", "Nearest neighbours"], "scratch is always shown"
     assert "to stand beside it" not in words(app)
     app.segmented_control(key="score").set_value("accuracy").run()
     assert f"federated **{100 * federated['scores']['accuracy']['value']:.1f}%" in words(app)
@@ -282,7 +283,8 @@ def test_losses_below_zero_are_in_the_panel(ssl_run: Run) -> None:
     rounds = rounds_table(ssl_run.rounds())
     figure = objective_figure(rounds.assign(loss=rounds["loss"] - 9), ssl_run.federation, "simclr", "loss")
     bottom, top = figure.layout.yaxis.range
-    assert bottom < min(min(line.y) for line in figure.data) < 0 == top
+    assert bottom < min(min(line.y) for line in figure.data)
+    assert max(max(line.y) for line in figure.data) < top < 0
 
 
 def test_a_pooled_objective_of_nobody_has_its_own_panel(ssl_run: Run) -> None:

@@ -84,11 +84,15 @@ def objective_figure(rounds: pd.DataFrame, federation: Federation, objective: st
     chosen = best_rows(rounds).get("global")
     if chosen is not None:
         figure.add_vline(x=chosen["round"], line={"color": FEDERATED, "width": 1, "dash": "dot"})
-        figure.add_annotation(x=chosen["round"], y=1, yref="paper", yanchor="bottom", text="chosen", showarrow=False)
+        anchor = "right" if chosen["round"] == federation.training.rounds else "center"  # the edge would cut it off
+        figure.add_annotation(
+            x=chosen["round"], y=1, yref="paper", xanchor=anchor, yanchor="bottom", text="chosen", showarrow=False
+        )
     bottom, top = 0.0, 1.02
-    if drawn and measure == "loss":  # SimSiam's is minus a cosine
+    if drawn and measure == "loss":  # of no absolute meaning, and SimSiam's is below zero
         values = pd.concat(drawn)
-        bottom, top = min(0.0, float(values.min()) * 1.05), max(0.0, float(values.max()) * 1.05)
+        margin = 0.05 * float(values.max() - values.min()) or 0.1
+        bottom, top = float(values.min()) - margin, float(values.max()) + margin
     figure.update_layout(
         height=380,
         margin={"l": 8, "r": 8, "t": 24, "b": 8},

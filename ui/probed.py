@@ -163,7 +163,7 @@ def _draw(federation: Federation, probes: Sequence[Probe]) -> None:
     if view == VIEWS[1]:
         _draw_embedding(federation, embedding, newest.n_test)
         return
-    methods = [method for method in METHODS if method in set(rows["method"])]
+    methods = [method for method in METHODS if method in set(rows[rows["encoder"] != "random"]["method"])]
     asked = st.pills(
         "Method", methods, selection_mode="multi", default=methods[:1], key="methods",
         format_func=lambda method: METHODS[method][0].upper() + METHODS[method][1:],
