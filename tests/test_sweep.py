@@ -354,6 +354,7 @@ def test_the_command_trains_goes_on_and_says_so(
         (["--grid", "aggregation.strategy=fedavg,fedmagic"], "must be one of fedavg"),
         (["--grid", "training.rounds=1,0"], "phantoms.toml with --grid training.rounds: "),
         (["--set", "training.rounds=0", "--grid", "training.batch_size=2,4"], "with --set training.rounds: "),
+        (["--set", "pretext.objective=simclr"], "learns without labels, so a table would have no scores"),
         (["--grid", "aggregation.strategy="], "a value is empty"),
         (["--seeds", "0,x"], "'x' is no whole number"),
         (
