@@ -9,6 +9,7 @@ import pytest
 
 from engine.config import load_federation
 from engine.data.federation_data import FederationData
+from engine.errors import ConfigError
 from engine.federation.estimate import estimate_training
 from engine.federation.training_run import start_run, train_run
 from engine.results.estimate import Estimate
@@ -107,6 +108,19 @@ def test_other_work_is_not_timed(setting: str, timed: Path, tiny_data: Federatio
     estimate = estimate_training(with_settings(tiny_data, setting), timed)
     assert estimate.seconds is None
     assert estimate.not_timed == MODELS
+
+
+def test_a_private_training_is_not_timed_by_one_without_noise(timed: Path, tiny_data: FederationData) -> None:
+    data = with_settings(tiny_data, "privacy.epsilon=8", "privacy.delta=0.001")
+    estimate = estimate_training(data, timed)
+    assert estimate.seconds is None
+    assert data.federation.training.batch_size == 8
+    assert estimate.memory_bytes["gradients of single images"] == 8 * estimate.memory_bytes["gradients"]
+
+
+def test_what_a_training_is_refused_for_is_refused_here(timed: Path, tiny_data: FederationData) -> None:
+    with pytest.raises(ConfigError, match="promises nothing to one of"):
+        estimate_training(with_settings(tiny_data, "privacy.epsilon=8", "privacy.delta=0.09"), timed)
 
 
 def test_another_machine_is_not_timed_and_one_arm_alone_is_not_all(timed: Path, tiny_data: FederationData) -> None:

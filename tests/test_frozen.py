@@ -1,6 +1,7 @@
 """Frozen backbones: features computed once, the head alone trained and sent, full networks written."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from engine.federation.arms import image_sets
 from engine.federation.frozen import cache_features
 from engine.federation.training_run import start_run, train_run
 from engine.publishing.run_panel import load_network
+from engine.results.files import sha256_of, write_json
 from engine.results.run_folder import Run, find_run, list_runs
 from engine.sections import AugmentConfig, ModelConfig, TrainingConfig
 from engine.training.build import build_network
@@ -166,6 +168,25 @@ def test_an_encoder_of_grey_images_is_none_for_colour(phantom_run: Path) -> None
     config = ModelConfig(architecture="compact-cnn", image_size_px=32, weights="run-001", colour=True)
     with pytest.raises(ConfigError, match="is a run of grey images, not of colour images"):
         build_network(config, 4, seed=0, artifacts=phantom_run)
+
+
+def test_an_encoder_with_batch_norm_is_none_for_group_norm(ssl_run: Run, tmp_path: Path) -> None:
+    """Their weights have the same names and shapes, so nothing else would notice."""
+    run = tmp_path / "run-001"
+    shutil.copytree(ssl_run.folder, run)
+    kinds = ModelConfig(architecture="patch-cnn", image_size_px=32)
+    config = json.loads((run / "config.json").read_text())
+    config["federation"]["model"] = kinds.model_dump(mode="json")
+    write_json(run / "config.json", config)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["files"]["config.json"] |= {
+        "sha256": sha256_of(run / "config.json"), "bytes": (run / "config.json").stat().st_size
+    }  # fmt: skip
+    (run / "audit-log.jsonl").unlink()
+    write_json(run / "manifest.json", {**manifest, "audit_log": None})
+    wanted = kinds.model_copy(update={"weights": "run-001", "norm": "group"})
+    with pytest.raises(ConfigError, match="is a run of norm = 'batch', not of norm = 'group'"):
+        build_network(wanted, 4, seed=0, artifacts=tmp_path)
 
 
 def test_a_run_whose_weights_changed_gives_no_encoder(phantom_run: Path, tmp_path: Path) -> None:

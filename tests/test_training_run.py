@@ -15,6 +15,8 @@ from engine.config import load_federation
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.phantoms import write_phantoms
 from engine.errors import ConfigError, DataError, RunError
+from engine.federation.arms import plan_models
+from engine.federation.progress import ProgressReport
 from engine.federation.training_run import reopen_run, start_run, train_run
 from engine.results.metrics import score
 from engine.results.rounds import ALL, best_round, read_rounds, summaries
@@ -197,6 +199,29 @@ def test_progress_names_the_hospitals_that_a_round_asked_and_ends_at_its_total(
         here = answered.index(progress.hospital)
         states = ["trained"] * here + ["training"] + ["waiting"] * (len(answered) - here - 1)
         assert list(progress.hospitals.values()) == states
+
+
+def test_rounds_of_less_than_a_second_are_seen_at_work_too(
+    tiny_data: FederationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 100.0
+    monkeypatch.setattr("engine.federation.progress.time.monotonic", lambda: clock)
+    file = tmp_path / "progress.json"
+    plan = plan_models(tiny_data)[0]
+    training = tiny_data.federation.training
+    report = ProgressReport(file, [plan], training, rounds_done={"global": 0}, on_training=lambda progress: None)
+    report.begin("global")
+    seen = set()
+    for number in range(1, 13):
+        report.asked(list(plan.training_sets))
+        for hospital in plan.training_sets:
+            clock += 0.1
+            report.on_images(number, hospital, 4)
+            if number > 1:  # the very first image is always told
+                seen.update(json.loads(file.read_text())["hospitals"].values())
+            report.answered(hospital, usable=True)
+        assert set(json.loads(file.read_text())["hospitals"].values()) == {"trained"}
+    assert seen == {"waiting", "training", "trained"}
 
 
 def test_two_trainings_never_share_a_run_folder(tiny_data: FederationData, tmp_path: Path) -> None:

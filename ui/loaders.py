@@ -100,7 +100,8 @@ def split_counts(images: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(images, columns=["hospital", "label", "split", "labelled"])
     counts = pd.crosstab([frame["hospital"], frame["label"]], frame["split"])
     counts = counts.reindex(columns=list(SPLITS), fill_value=0)
-    counts["unlabelled"] = (frame["labelled"] == False).groupby([frame["hospital"], frame["label"]]).sum()  # noqa: E712  # absent: used
+    unused = frame["labelled"].eq(False)  # used where it says nothing
+    counts["unlabelled"] = unused.groupby([frame["hospital"], frame["label"]]).sum()
     return counts.reset_index().rename_axis(columns=None)
 
 

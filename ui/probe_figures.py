@@ -1,5 +1,7 @@
 """What encoders are worth over the share of labels, and where they put images. Pure: data in, figure out."""
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -35,12 +37,7 @@ def efficiency_figure(rows: pd.DataFrame, federation: Federation, metric: str, t
             figure.add_scatter(
                 x=mine["labels"] * APART ** (place - (len(encoders) - 1) / 2),
                 y=mine[metric],
-                error_y={
-                    "array": mine[f"{metric}_high"] - mine[metric],
-                    "arrayminus": mine[metric] - mine[f"{metric}_low"],
-                    "thickness": 1,
-                    "width": 3,
-                },
+                error_y=_interval_bars(mine, metric),
                 mode="lines+markers",
                 name="From scratch" if scratch else name,
                 line={"color": colour, "width": 3 if encoder == "global" else 1.75, "dash": DASHES[method]},
@@ -76,12 +73,7 @@ def rounds_figure(rows: pd.DataFrame, federation: Federation, metric: str, title
         figure.add_scatter(
             x=mine["round"],
             y=mine[metric],
-            error_y={
-                "array": mine[f"{metric}_high"] - mine[metric],
-                "arrayminus": mine[metric] - mine[f"{metric}_low"],
-                "thickness": 1,
-                "width": 3,
-            },
+            error_y=_interval_bars(mine, metric),
             mode="lines+markers",
             name=name,
             line={"color": model_colour(federation, "global"), "width": 2.5, "dash": SHARE_DASHES[place % 3]},
@@ -138,3 +130,12 @@ def embedding_figure(embedding: Embedding, federation: Federation, encoder: str,
         yaxis={"title": f"Second component, {shares[1]}", "zeroline": False},
     )
     return figure
+
+
+def _interval_bars(rows: pd.DataFrame, metric: str) -> dict[str, Any]:
+    return {
+        "array": rows[f"{metric}_high"] - rows[metric],
+        "arrayminus": rows[metric] - rows[f"{metric}_low"],
+        "thickness": 1,
+        "width": 3,
+    }

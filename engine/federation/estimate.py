@@ -3,28 +3,25 @@
 from pathlib import Path
 
 from engine.config import Federation
-from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData
 from engine.federation.arms import SHOWN, ModelPlan, image_sets, plan_models
 from engine.federation.compression import encode
-from engine.federation.environment import describe_environment
 from engine.federation.progress import images_by_round
 from engine.federation.rounds import choose_hospitals
 from engine.federation.tasks import make_tasks, rules_of, with_heads
+from engine.federation.training_run import check_start
 from engine.federation.updates import count_bytes
 from engine.results.estimate import Estimate, Traffic, find_timings
-from engine.training.build import build_network
 from engine.training.features import HeadNetwork
 from engine.training.networks import Network
 from engine.training.pretext import feature_width
+from engine.training.private import AT_ONCE
 
 
 def estimate_training(data: FederationData, artifacts: Path) -> Estimate:
     """Raises ConfigError or DataError for what a training would be refused for."""
-    require_trainable(data.audit)
     federation = data.federation
-    environment = describe_environment(federation.training)
-    network = build_network(federation.model, len(federation.classes), federation.training.seed, artifacts)
+    environment, network = check_start(data, artifacts)
     plans = plan_models(data)
     timings = find_timings(artifacts, federation, environment, [plan.model for plan in plans])
     times = [timings[p.model].seconds(images_by_round(p, federation.training)) for p in plans if p.model in timings]
@@ -69,6 +66,8 @@ def _memory(data: FederationData, network: Network, trained: Network) -> dict[st
     copies = int(training.momentum > 0) if training.optimizer == "sgd" else 2
     weights = count_bytes(network.state_dict() | trained.state_dict())
     memory = {"weights": weights, "gradients": learned, "optimiser state": copies * learned}
+    if federation.privacy is not None:
+        memory["gradients of single images"] = min(AT_ONCE, training.batch_size) * learned
     if federation.aggregation.is_robust and "federated" in federation.arms:
         n_updates = training.hospitals_per_round(len(federation.hospital))
         memory["a round's updates"] = n_updates * count_bytes(trained.state_dict())

@@ -1,6 +1,5 @@
 """What every model says about every validation, test and external image: the rows of `predictions.parquet`."""
 
-import logging
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -13,13 +12,13 @@ from engine.data.federation_data import FederationData
 from engine.data.hospitals import LocalImage
 from engine.federation.arms import ModelPlan, Sets, Shown
 from engine.federation.checkpoint import load_tensors
+from engine.federation.training_log import log
 from engine.results.run_folder import Run, weights_name
 from engine.training.device import explained_out_of_memory
 from engine.training.local import predict_logits
 from engine.training.networks import Network
 
 PREDICTED: tuple[Shown, ...] = ("validation", "test", EXTERNAL)
-log = logging.getLogger("consilium")
 
 
 def predict_all(

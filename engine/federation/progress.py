@@ -1,4 +1,4 @@
-"""How far a training is, told to the screen and, at most once a second, to the dashboard."""
+"""How far a training is, for the screen; for the dashboard every second and as a round's hospitals are done."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +79,7 @@ class ProgressReport:
         self._on_training(self._last)
         if time.monotonic() - self._written > 1:
             self._write(self._last)
+            self._written = time.monotonic()  # here alone: rounds of less than a second would only be seen to end
 
     def _write(self, progress: Progress) -> None:
         write_json(self._file, progress.model_dump(mode="json"))
-        self._written = time.monotonic()

@@ -4,7 +4,6 @@ Every arm runs these same rounds. "federated" has all hospitals, "local" one, "c
 images; the average of a single update is that update. So the arms differ in who trains, and in nothing else.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from engine.federation.compression import decode
 from engine.federation.report import RoundReport
 from engine.federation.seeds import derive_seed
 from engine.federation.strategies import AnyStrategy, FedAvg
+from engine.federation.training_log import log
 from engine.federation.transports import Transport
 from engine.federation.updates import HospitalFailure, Update, check_update, count_bytes
 from engine.results.rounds import RoundLine
@@ -27,7 +27,6 @@ from engine.training.networks import Network, Tensors
 from engine.training.pretext import HEADS
 
 OnUpdate = Callable[[Update], None]
-log = logging.getLogger("consilium")
 
 
 @dataclass

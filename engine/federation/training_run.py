@@ -1,9 +1,9 @@
 """One training from federation file to finished run folder: data, arms, rounds, predictions, manifest."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +22,7 @@ from engine.federation.privacy import describe_privacy, require_noise
 from engine.federation.progress import OnTraining, ProgressReport
 from engine.federation.rounds import Rules, TrainingState, run_rounds
 from engine.federation.tasks import make_tasks, rules_of, with_heads
+from engine.federation.training_log import log, logging_to
 from engine.federation.transports.in_process import InProcessTransport
 from engine.privacy_config import PrivacyConfig
 from engine.results.audit_log import AUDIT_LOG, AuditLog, Resumed, Started, Stopped, who
@@ -47,8 +48,6 @@ from engine.training.device import choose_device
 from engine.training.features import HeadNetwork
 from engine.training.networks import Network, Tensors
 
-log = logging.getLogger("consilium")
-
 
 def start_run(
     data: FederationData,
@@ -63,13 +62,8 @@ def start_run(
     `changes` are the settings given beside the file, `sweep` is the sweep's name that the run belongs to.
     Raises ConfigError, and makes no folder, where the device or the starting weights are not here.
     """
-    require_trainable(data.audit)
     federation = data.federation
-    environment = describe_environment(federation.training)
-    build_network(federation.model, len(federation.classes), federation.training.seed, artifacts)
-    _require_unseen(data, artifacts)
-    if federation.privacy is not None:
-        require_noise(federation.privacy, federation, image_sets(data, "train"))
+    environment, _ = check_start(data, artifacts)
     folder = create_run(artifacts)
     config = RunConfig(
         started_at=now(),
@@ -86,6 +80,21 @@ def start_run(
     write_json(folder / "label_map.json", {label: index for index, label in enumerate(data.federation.classes)})
     write_json(folder / "config.json", config.model_dump(mode="json"))  # last: a run that has it can be resumed
     return Run(folder)
+
+
+def check_start(data: FederationData, artifacts: Path) -> tuple[dict[str, Any], Network]:
+    """What `environment.json` says of this machine, and the network that the training would start from.
+
+    Raises ConfigError or DataError for whatever a training is refused for before it has a folder.
+    """
+    require_trainable(data.audit)
+    federation = data.federation
+    environment = describe_environment(federation.training)
+    network = build_network(federation.model, len(federation.classes), federation.training.seed, artifacts)
+    _require_unseen(data, artifacts)
+    if federation.privacy is not None:
+        require_noise(federation.privacy, federation, image_sets(data, "train"))
+    return environment, network
 
 
 def _require_unseen(data: FederationData, artifacts: Path) -> None:
@@ -131,7 +140,7 @@ def train_run(
     checkpoint = Checkpoint(run.folder, keep_rounds=federation.training.keep_rounds)
     with (
         alone_with(run.lock_file, f"{run.folder}: is being trained"),
-        _logging_to(run.folder / "training.log"),
+        logging_to(run.folder / "training.log"),
         _audited(run, checkpoint) as audit_log,
     ):
         _sweep(run.folder)
@@ -293,18 +302,6 @@ def _sweep(folder: Path) -> None:
             path.unlink()
 
 
-class _LogFile(logging.Handler):
-    """Appends line by line. What the disk no longer takes is not told twice: the next result's write says it."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError), self._path.open("a", encoding="utf-8") as stream:
-            stream.write(self.format(record) + "\n")
-
-
 @contextmanager
 def _audited(run: Run, checkpoint: Checkpoint) -> Iterator[AuditLog]:
     """The run's audit log, which is told who trains and, where it ends early, why."""
@@ -328,22 +325,3 @@ def _audited(run: Run, checkpoint: Checkpoint) -> Iterator[AuditLog]:
         with suppress(RunError):  # a full disk is what stopped it, perhaps
             audit_log.append(Stopped(reason=f"{type(error).__name__}: {error}".removesuffix(": ")), now())
         raise
-
-
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    handler = _LogFile(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    except KeyboardInterrupt:
-        log.warning("stopped by hand")
-        raise
-    except BaseException as error:
-        log.error("stopped: %s: %s", type(error).__name__, error)
-        raise
-    finally:
-        log.removeHandler(handler)
-        handler.close()

@@ -95,6 +95,7 @@ def _work(federation: Federation) -> dict[str, Any]:
         "model": federation.model.model_dump(exclude={"weights", "dropout"}),
         "batch": (federation.training.batch_size, federation.training.augment, federation.training.views),
         "pretext": (federation.pretext, federation.objectives),
+        "private": federation.privacy is not None,  # gradients of single images are another work
     }
 
 

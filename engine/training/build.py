@@ -105,14 +105,15 @@ def _encoder_of_run(config: ModelConfig, artifacts: Path) -> Path:
         other = run.federation.model
     except RunError as error:
         raise ConfigError(f"model.weights = '{config.weights}': {error}") from None
-    kinds = {True: "colour images", False: "grey images"}
-    for its, ours in (
-        (other.architecture, config.architecture),
-        (kinds[other.colour], kinds[config.colour]),
-    ):
+    for its, ours in zip(_kind(other), _kind(config), strict=True):
         if its != ours:
             raise ConfigError(f"model.weights = '{config.weights}': is a run of {its}, not of {ours}")
     return path
+
+
+def _kind(config: ModelConfig) -> tuple[str, str, str]:
+    """What an encoder must share with the one it starts from."""
+    return config.architecture, "colour images" if config.colour else "grey images", f"norm = '{config.norm}'"
 
 
 def _imagenet(config: ModelConfig) -> Tensors:

@@ -48,7 +48,7 @@ def test_from_the_form_to_a_finished_run(
 
     # The session that started it is led to it; it trains while the page only reads.
     page.get_by_text(re.compile(rf"Round \d+ of {ROUNDS} of the federated model")).wait_for()
-    page.get_by_text(re.compile(r"Phantom \w+ \(simulated\): training now")).first.wait_for()
+    page.get_by_text(re.compile(r"Phantom \w+ \(simulated\): (waiting|training now|trained)")).first.wait_for()
     assert "run=run-001" in page.url
     run = Run(tmp_path / "artifacts" / "run-001")
     other = browser.new_context(viewport={"width": 400, "height": 860}).new_page()
