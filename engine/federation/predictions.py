@@ -41,7 +41,7 @@ def predict_all(
                 if place in places:
                     with explained_out_of_memory(data.federation):
                         logits = predict_logits(network, images, device)
-                    frames.append(_rows(model, part, _images_of(data, part, place), logits))
+                    frames.append(prediction_rows(model, part, _images_of(data, part, place), logits))
 
     for plan in plans:
         if plan.model == "global" and data.federation.aggregation.keeps_private:
@@ -63,9 +63,10 @@ def _images_of(data: FederationData, part: Shown, place: str) -> list[tuple[Loca
     return [(split.image, split.group) for split in mine]
 
 
-def _rows(
+def prediction_rows(
     model: str, part: Shown, dealt: Sequence[tuple[LocalImage, str]], logits: npt.NDArray[np.float32]
 ) -> pd.DataFrame:
+    """Rows of `predictions.parquet`; `dealt` are images with their groups, in the order of `logits`."""
     return pd.DataFrame(
         [
             {

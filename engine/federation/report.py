@@ -45,22 +45,22 @@ class RoundReport:
             self.add_failure(reply.hospital, "its validation loss is no finite number")
         elif isinstance(reply, PretextReply):
             self.validations[reply.hospital] = Validation(
-                n_images=reply.n_images, loss=reply.loss, accuracy=reply.share
+                n_images=reply.n_images, loss=reply.loss, accuracy=reply.share, bytes_down=reply.bytes_down
             )
         else:
-            self.validations[reply.hospital] = _validation(reply.loss, reply.confusion_matrix)
+            self.validations[reply.hospital] = _validation(reply.loss, reply.confusion_matrix, reply.bytes_down)
 
     def validation(self) -> Validation | None:
         """The hospitals' counts added up, or their means; None when no hospital holds validation images."""
         seen = list(self.validations.values())
         if not seen:
             return None
-        loss = _mean((v.loss, v.n_images) for v in seen)
+        loss, n_bytes = _mean((v.loss, v.n_images) for v in seen), sum(v.bytes_down for v in seen)
         matrices = [v.confusion_matrix for v in seen if v.confusion_matrix is not None]
         if matrices:
-            return _validation(loss, np.sum(matrices, axis=0))
+            return _validation(loss, np.sum(matrices, axis=0), n_bytes)
         share = _mean((v.accuracy, v.n_images) for v in seen)
-        return Validation(n_images=sum(v.n_images for v in seen), loss=loss, accuracy=share)
+        return Validation(n_images=sum(v.n_images for v in seen), loss=loss, accuracy=share, bytes_down=n_bytes)
 
     def lines(self, arm: Arm, model: str, round_number: int, *, seconds: float, is_best: bool) -> list[RoundLine]:
         """One line per hospital that had a part in the round, then the one that sums it up."""
@@ -108,7 +108,7 @@ def _mean(weighted: Iterable[tuple[float, int]]) -> float:
     return sum(value * n_images for value, n_images in pairs) / sum(n_images for _, n_images in pairs)
 
 
-def _validation(loss: float, matrix: npt.NDArray[np.int64]) -> Validation:
+def _validation(loss: float, matrix: npt.NDArray[np.int64], bytes_down: int) -> Validation:
     n_images = int(matrix.sum())
     return Validation(
         n_images=n_images,
@@ -116,4 +116,5 @@ def _validation(loss: float, matrix: npt.NDArray[np.int64]) -> Validation:
         accuracy=float(np.trace(matrix) / n_images),
         macro_f1=macro_f1(matrix),
         confusion_matrix=tuple(tuple(int(count) for count in row) for row in matrix),
+        bytes_down=bytes_down,
     )

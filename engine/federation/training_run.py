@@ -36,6 +36,7 @@ from engine.results.run_folder import (
     RUN_NAME,
     Run,
     RunConfig,
+    Transport,
     create_run,
     find_run,
     now,
@@ -141,7 +142,7 @@ def train_run(
     with (
         alone_with(run.lock_file, f"{run.folder}: is being trained"),
         logging_to(run.folder / "training.log"),
-        _audited(run, checkpoint) as audit_log,
+        audited(run, checkpoint) as audit_log,
     ):
         _sweep(run.folder)
         if not _is_evaluated(run, checkpoint):
@@ -165,7 +166,7 @@ def train_run(
                 _write_privacy(run, plans, checkpoint, federation.privacy)
             if federation.pretext is None:
                 _write_predictions(run, plans, data, sets, network, device)
-            _write_results(run, data)
+            write_results(run, transport="in_process", pooling_once_bytes=_training_bytes(data))
         log.info("run %s is complete", run.name)
         checkpoint.remove()
         write_manifest(run.folder, run.config, audit_log)
@@ -268,8 +269,8 @@ def _write_predictions(
     write_json(run.folder / EVALUATION, evaluation)
 
 
-def _write_results(run: Run, data: FederationData) -> None:
-    """What follows from the rounds."""
+def write_results(run: Run, *, transport: Transport, pooling_once_bytes: int) -> None:
+    """What follows from the rounds; `pooling_once_bytes` are the training images' own, had they travelled instead."""
     lines = read_rounds(run.folder / "rounds.jsonl")
     write_json(run.folder / "training_history.json", training_history(lines))
     for name, rows in metric_tables(lines).items():
@@ -278,16 +279,20 @@ def _write_results(run: Run, data: FederationData) -> None:
         write_table(run.folder / "metrics" / f"{name}.csv", rows, columns)
     traffic = {
         "schema_version": 1,
-        "transport": "in_process",
-        "compression": data.federation.communication.compression,
+        "transport": transport,
+        "compression": run.federation.communication.compression,
         "hospitals": communication(lines),
-        "pooling_once_bytes": sum(
-            (data.root / split.image.path).stat().st_size
-            for hospital in data.federation.hospital
-            for split in data.images_used("train", hospital)
-        ),
+        "pooling_once_bytes": pooling_once_bytes,
     }
     write_json(run.folder / "communication.json", traffic)
+
+
+def _training_bytes(data: FederationData) -> int:
+    return sum(
+        (data.root / split.image.path).stat().st_size
+        for hospital in data.federation.hospital
+        for split in data.images_used("train", hospital)
+    )
 
 
 def _is_evaluated(run: Run, checkpoint: Checkpoint) -> bool:
@@ -303,12 +308,13 @@ def _sweep(folder: Path) -> None:
 
 
 @contextmanager
-def _audited(run: Run, checkpoint: Checkpoint) -> Iterator[AuditLog]:
+def audited(run: Run, checkpoint: Checkpoint) -> Iterator[AuditLog]:
     """The run's audit log, which is told who trains and, where it ends early, why."""
     audit_log = AuditLog(run.folder / AUDIT_LOG)
     user, host = who()
     if audit_log.last is None and not (run.folder / "rounds.jsonl").exists():
-        files = {name: sha256_of(run.folder / name) for name in ("config.json", "dataset_splits.json")}
+        known = [run.folder / name for name in ("config.json", "dataset_splits.json")]  # splits stay at far hospitals
+        files = {path.name: sha256_of(path) for path in known if path.is_file()}
         audit_log.append(Started(user=user, host=host, files=files), now())
     else:
         trained = _is_evaluated(run, checkpoint)

@@ -52,6 +52,19 @@ def bootstrap_intervals(
     return intervals
 
 
+def resampled_confusions(
+    predicted: Integers, labels: Integers, groups: Sequence[str], n_classes: int
+) -> npt.NDArray[np.int64]:
+    """Confusion matrices of REPLICATES draws of groups (replicates, true class, predicted class). Unseeded."""
+    group_of, weights = _resample(groups, None)
+    return _confusions(predicted, labels, group_of, weights, n_classes).astype(np.int64)
+
+
+def confusion_intervals(matrices: Integers) -> dict[str, tuple[float, float]]:
+    """Of replicates (replicates, true class, predicted class): those of `bootstrap_intervals` that follow from them."""
+    return {name: _ends(values) for name, values in _confusion_scores(matrices.astype(np.float64)).items()}
+
+
 def bootstrap_mean(values: Floats, groups: Sequence[str], *, seed: int = 0) -> tuple[float, float]:
     """Low and high end of the mean of one value per image."""
     group_of, weights = _resample(groups, seed)
@@ -108,7 +121,7 @@ def weighted_auc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Doubl
     return np.concatenate(areas)
 
 
-def _resample(groups: Sequence[str], seed: int) -> tuple[Integers, Integers]:
+def _resample(groups: Sequence[str], seed: int | None) -> tuple[Integers, Integers]:
     """The group of every image, and how often each replicate (REPLICATES, groups) draws each group."""
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
     share = np.full(len(names), 1 / len(names))

@@ -42,26 +42,35 @@ def score_rows(
     labels = rows["label"].map(index).to_numpy(np.int64)
     logits = np.stack(list(rows["logits"]))
     cell = score(logits, labels, classes)
-    present = [scores for scores in cell["per_class"].values() if scores["support"]]
     probabilities, once = softmax(logits), np.ones((1, len(labels)))
     areas = {label: float(weighted_auc(probabilities[:, i], labels == i, once)[0]) for label, i in index.items()}
-    matrix = np.array(cell["confusion_matrix"])
-    shared = [index[label] for label in shared_classes]
-    cell |= {
-        "macro_precision": float(np.mean([scores["precision"] for scores in present])),
-        "macro_recall": cell["balanced_accuracy"],
+    return {
+        **cell,
+        **matrix_cell(cell, shared_classes=shared_classes, positive=positive),
         "auc": {label: area if np.isfinite(area) else None for label, area in areas.items()},
-        "macro_f1_shared": macro_f1(matrix, only=shared),
         "n_groups": int(rows["group"].nunique()),
         "intervals": bootstrap_intervals(logits, labels, list(rows["group"]), classes),
     }
+
+
+def matrix_cell(cell: dict[str, Any], *, shared_classes: Sequence[str], positive: str | None) -> dict[str, Any]:
+    """What `score_rows` adds that follows from the cell's confusion matrix alone."""
+    classes = list(cell["per_class"])
+    matrix = np.array(cell["confusion_matrix"])
+    present = [scores for scores in cell["per_class"].values() if scores["support"]]
+    added: dict[str, Any] = {
+        "macro_precision": float(np.mean([scores["precision"] for scores in present])),
+        "macro_recall": cell["balanced_accuracy"],
+        "macro_f1_shared": macro_f1(matrix, only=[classes.index(label) for label in shared_classes]),
+    }
     if positive is not None:
-        case, healthy = index[positive], 1 - index[positive]
+        case = classes.index(positive)
+        healthy = 1 - case
         cases, well = matrix[case].sum(), matrix[healthy].sum()
-        cell |= {
+        added |= {
             "sensitivity": float(matrix[case, case] / cases) if cases else None,
             "specificity": float(matrix[healthy, healthy] / well) if well else None,
             "missed": int(matrix[case, healthy]),
             "false_alarms": int(matrix[healthy, case]),
         }
-    return cell
+    return added

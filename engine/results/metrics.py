@@ -84,14 +84,20 @@ def score(logits: Floats, labels: Integers, classes: tuple[str, ...] | list[str]
     """
     probabilities = softmax(logits) if len(labels) else np.zeros((0, len(classes)))
     matrix = confusion(labels, probabilities.argmax(axis=1), len(classes))
+    return matrix_scores(matrix, classes, ece=expected_calibration_error(probabilities, labels))
+
+
+def matrix_scores(matrix: Integers, classes: Sequence[str], *, ece: float) -> dict[str, Any]:
+    """`score` of a confusion matrix and the calibration error that goes with it."""
     values = per_class_scores(matrix)
     support = matrix.sum(axis=1)
+    n_images = int(support.sum())
     return {
-        "accuracy": float(np.diag(matrix).sum() / len(labels)) if len(labels) else 0.0,
+        "accuracy": float(np.diag(matrix).sum() / n_images) if n_images else 0.0,
         "balanced_accuracy": balanced_accuracy(matrix),
         "macro_f1": macro_f1(matrix),
-        "ece": expected_calibration_error(probabilities, labels),
-        "n_images": len(labels),
+        "ece": ece,
+        "n_images": n_images,
         "per_class": {
             label: {
                 "precision": float(values["precision"][i]),

@@ -47,6 +47,7 @@ class Validation(_Line):
 
     Where hospitals learn without labels there is none, and no macro-F1; loss and accuracy are those of their
     objectives (engine/training/objectives), and in the "all" line means over unlike scales, comparable over rounds.
+    `bytes_down` are tensors sent for the validation alone: none in one process, whose hospitals have got them anyway.
     """
 
     n_images: int
@@ -54,6 +55,7 @@ class Validation(_Line):
     accuracy: float
     macro_f1: float | None = None
     confusion_matrix: tuple[tuple[int, ...], ...] | None = None
+    bytes_down: int = 0
 
 
 class RoundLine(_Line):
@@ -151,11 +153,14 @@ def communication(lines: Sequence[RoundLine]) -> dict[str, dict[str, int]]:
     """Bytes of the tensors that travelled between coordinator and hospitals in the federated arm."""
     totals: dict[str, dict[str, int]] = {}
     for line in lines:
-        if line.model == "global" and line.hospital != ALL and line.fit:
+        checked = line.validation.bytes_down if line.validation else 0
+        if line.model == "global" and line.hospital != ALL and (line.fit or checked):
             hospital = totals.setdefault(line.hospital, {"bytes_down": 0, "bytes_up": 0, "rounds": 0})
-            hospital["bytes_down"] += line.fit.bytes_down
-            hospital["bytes_up"] += line.fit.bytes_up
-            hospital["rounds"] += 1
+            hospital["bytes_down"] += checked
+            if line.fit:
+                hospital["bytes_down"] += line.fit.bytes_down
+                hospital["bytes_up"] += line.fit.bytes_up
+                hospital["rounds"] += 1
     return totals
 
 

@@ -49,6 +49,9 @@ class RunManifest(BaseModel):
     audit_log: str | None = None
 
 
+Transport = Literal["in_process", "flower"]  # hospitals in one process, or each on a machine of its own
+
+
 class RunConfig(BaseModel):
     """`config.json`: the whole federation as it was trained.
 
@@ -65,6 +68,7 @@ class RunConfig(BaseModel):
     sweep: str | None = None
     changes: tuple[str, ...] = ()
     starting_weights_sha256: str | None = None
+    transport: Transport = "in_process"
 
 
 HospitalState = Literal["waiting", "training", "trained", "failed"]

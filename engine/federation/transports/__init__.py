@@ -13,11 +13,15 @@ from engine.training.networks import Tensors
 
 @dataclass(frozen=True)
 class ValidationReply:
-    """The round's weights on one hospital's validation images: mean loss and counts (true class, predicted class)."""
+    """The round's weights on one hospital's validation images: mean loss and counts (true class, predicted class).
+
+    `bytes_down` are the tensors that were sent for it, where the hospital has not got them anyway.
+    """
 
     hospital: str
     loss: float
     confusion_matrix: npt.NDArray[np.int64]
+    bytes_down: int = 0
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class PretextReply:
     loss: float
     share: float
     n_images: int
+    bytes_down: int = 0
 
 
 AnyReply = ValidationReply | PretextReply | HospitalFailure

@@ -1,0 +1,96 @@
+"""What a coordinator asks hospitals on other machines, and all that they answer: this file is what crosses the wire.
+
+Tensors travel beside a question or an answer. Everything else is in these models, and they have room for counts and
+means alone: no row about an image, no path, no hash of an image, no pixel.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.data.splits import Part
+from engine.results.rounds import Epoch, RoundLine
+from engine.results.summaries import ScoreSummary
+
+Kind = Literal["join", "train", "validate", "local", "evaluate"]
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Question(_Said):
+    """`training` names one training at a coordinator and outlives its resumes; `federation` is its whole file.
+
+    `accepted` is the last round whose update of this hospital was averaged: what the hospital keeps between rounds
+    follows from it, so neither side needs to remember what the other has heard. `best` is the same of the best round.
+    """
+
+    kind: Kind
+    training: str = Field(pattern=r"^[0-9a-f]{16}$")
+    hospital: str
+    federation: dict[str, Any]
+    round: int = Field(0, ge=0)
+    accepted: int = Field(0, ge=0)
+    best: int = Field(0, ge=0)
+
+
+class Joined(_Said):
+    """Images by part and class, and how many things the hospital's own audit found, by their severity."""
+
+    said: Literal["joined"] = "joined"
+    counts: dict[Part, dict[str, int]]
+    unreadable: int
+    exact_duplicates: int
+    findings: dict[Literal["error", "warning", "note"], int]
+    patients_known: bool
+    image_bytes: int
+
+
+class Trained(_Said):
+    """Beside the update's tensors."""
+
+    said: Literal["trained"] = "trained"
+    n_images: int = Field(gt=0)
+    epochs: tuple[Epoch, ...] = Field(min_length=1)
+    seconds: float
+    epsilon: float | None = None
+
+
+class Validated(_Said):
+    said: Literal["validated"] = "validated"
+    loss: float | None  # None where it is no finite number
+    confusion_matrix: tuple[tuple[int, ...], ...]
+
+
+class Compared(_Said):
+    """Validation where nobody has labels."""
+
+    said: Literal["compared"] = "compared"
+    loss: float | None
+    share: float
+    n_images: int = Field(gt=0)
+
+
+class TrainedAlone(_Said):
+    """The rounds of the hospital's own model, which stays where it is."""
+
+    said: Literal["trained-alone"] = "trained-alone"
+    rounds: tuple[RoundLine, ...]
+
+
+class Evaluated(_Said):
+    """By part and model. Beside it the tensors of the hospital's own model, if the hospital gives it away."""
+
+    said: Literal["evaluated"] = "evaluated"
+    scores: dict[Part, dict[str, ScoreSummary]]
+
+
+class Declined(_Said):
+    """Why a hospital does not do as it was asked, in words that name none of its files; its own log says more."""
+
+    said: Literal["declined"] = "declined"
+    reason: str
+
+
+Saying = Joined | Trained | Validated | Compared | TrainedAlone | Evaluated | Declined
