@@ -107,7 +107,10 @@ def new_training() -> str:
 
 
 def join(federation: Federation, link: Link, training: str) -> dict[str, Joined]:
-    """What every hospital that takes part holds. Raises RunError where fewer join than a round needs."""
+    """What every hospital that takes part holds; who does not join now has no part in this training.
+
+    Raises RunError where fewer join than a round needs.
+    """
     hospitals = [hospital.id for hospital in federation.hospital]
     config = federation.model_dump(mode="json")
     asked = [Question(kind="join", training=training, hospital=one, federation=config) for one in hospitals]
@@ -146,7 +149,7 @@ def train_networked_run(run: Run, link: Link) -> Run:
         drop_rounds_after(run.folder / "rounds.jsonl", {"global": state.round})
         held = {name: Joined.model_validate(told) for name, told in known["hospitals"].items()}
         validators = [name for name, told in held.items() if sum(told.counts["validation"].values())]
-        transport = NetworkTransport(link, federation, known["training"], rules, state, validators)
+        transport = NetworkTransport(link, federation, known["training"], rules, state, list(held), validators)
         log.info("global: from round %d to %d", state.round, federation.training.rounds)
         rounds = AuditedRounds(checkpoint, audit_log)
         state = run_rounds(

@@ -23,7 +23,8 @@ class Link(Protocol):
 
 
 class NetworkTransport:
-    """`state` is the one that the rounds go on from; `validators` are the hospitals that have validation images."""
+    """`state` is the one that the rounds go on from; `trainers` are the hospitals that joined, `validators` those of
+    them that have validation images."""
 
     def __init__(
         self,
@@ -32,9 +33,10 @@ class NetworkTransport:
         training: str,
         rules: Rules,
         state: TrainingState,
+        trainers: Sequence[str],
         validators: Sequence[str],
     ) -> None:
-        self.trainers = tuple(hospital.id for hospital in federation.hospital)
+        self.trainers = tuple(trainers)
         self._link = link
         self._federation = federation.model_dump(mode="json")
         self._classes = federation.classes

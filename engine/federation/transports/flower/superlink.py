@@ -1,0 +1,41 @@
+"""Flower's SuperLink behind one door: `python -m engine.federation.transports.flower.superlink`, same options.
+
+Its Control API asks nobody who they are: whoever reaches it may register nodes and start runs. So from another machine
+only what SuperNodes need is reachable, which their keys protect.
+"""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from flwr.superlink import main
+from flwr.superlink.cli.flower_superlink import flower_superlink
+from starlette.middleware import Middleware
+
+OPEN = ("/v1/fleet/",)
+HERE = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class OneDoor:
+    """ASGI middleware: 404 for all but `OPEN` to anyone who is not on this machine."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        here = (scope.get("client") or ("", 0))[0] in HERE
+        if scope["type"] == "lifespan" or here or (scope["type"] == "http" and scope["path"].startswith(OPEN)):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await send({"type": "websocket.close"})
+
+
+if __name__ == "__main__":
+    inner = main._get_middleware
+    main._get_middleware = lambda: [Middleware(OneDoor), *inner()]
+    flower_superlink()
