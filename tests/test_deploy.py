@@ -329,7 +329,7 @@ def commands_used() -> Iterator[tuple[str, list[str]]]:
             if "args" in container:
                 yield f"kubernetes {container['name']}", container["args"]
     text = (PROJECT / "docs" / "deploy.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    for words in re.findall(r"(?:python -m engine|consilium-engine:local|run --rm hospital-a) ([a-z][^\n`#]*)", text):
+    for words in re.findall(r"(?:python -m engine|consilium-engine:local) +([a-z][^\n`#]*)", text):
         yield "docs/deploy.md", shlex.split(words)
 
 
