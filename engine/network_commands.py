@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -71,8 +72,8 @@ def make_certificates_command(
 def coordinate(
     federation_file: FederationFile,
     certificates: Annotated[Path, typer.Option("--certificates", metavar="DIR", help="As `certificates` made them")],
-    host: Annotated[str, typer.Option(help="Listen on this address; loopback unless told otherwise")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Listen on this port")] = 8443,
+    host: Annotated[str, typer.Option(envvar="FLOWER_HOST", help="Listen on this address")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(envvar="FLOWER_PORT", help="Listen on this port")] = 8443,
     artifacts: Artifacts = None,
     state: State = Path("coordinator-state"),
     resume: Annotated[str | None, typer.Option(metavar="run-NNN", help="Go on with an unfinished run")] = None,
@@ -88,11 +89,12 @@ def coordinate(
     """Train with hospitals on other machines: listen for them, ask them round by round, write the run folder."""
     from engine.federation.networked_run import join, networked, new_training, start_networked_run, train_networked_run
     from engine.federation.training_run import reopen_run
+    from engine.federation.transports.flower.apps import settings_of
     from engine.federation.transports.flower.serve import opened_link
 
-    changes, folder = settings(overrides, arms), artifacts_folder(artifacts)
+    changes, folder = [*settings_of({}, os.environ), *settings(overrides, arms)], artifacts_folder(artifacts)
     if resume is not None:
-        if changes:
+        if overrides or arms:
             raise ConfigError("--resume goes on with the run's own settings; take --set and --arms away")
         run = reopen_run(folder, resume)
         federation = run.federation

@@ -209,7 +209,9 @@ def test_rounds_of_less_than_a_second_are_seen_at_work_too(
     file = tmp_path / "progress.json"
     plan = plan_models(tiny_data)[0]
     training = tiny_data.federation.training
-    report = ProgressReport(file, [plan], training, rounds_done={"global": 0}, on_training=lambda progress: None)
+    report = ProgressReport(
+        file, {"global": plan.sizes}, training, rounds_done={"global": 0}, on_training=lambda progress: None
+    )
     report.begin("global")
     seen = set()
     for number in range(1, 13):

@@ -28,6 +28,11 @@ class ModelPlan:
     training_sets: Mapping[str, TrainingSet]
     validation_sets: Mapping[str, TrainingSet]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Training images by trainer."""
+        return {trainer: len(images) for trainer, images in self.training_sets.items()}
+
 
 Sets = Mapping[Shown, Mapping[str, TrainingSet]]  # by part and hospital id; of the external set by "external"
 

@@ -24,7 +24,9 @@ def estimate_training(data: FederationData, artifacts: Path) -> Estimate:
     environment, network = check_start(data, artifacts)
     plans = plan_models(data)
     timings = find_timings(artifacts, federation, environment, [plan.model for plan in plans])
-    times = [timings[p.model].seconds(images_by_round(p, federation.training)) for p in plans if p.model in timings]
+    times = [
+        timings[p.model].seconds(images_by_round(p.sizes, federation.training)) for p in plans if p.model in timings
+    ]
     trained = HeadNetwork(network) if federation.model.freeze_backbone else with_heads(network, federation)
     traffic = {}
     for plan in plans:

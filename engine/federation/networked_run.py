@@ -17,12 +17,13 @@ from engine.federation.audited import AuditedRounds
 from engine.federation.checkpoint import Checkpoint, save_tensors
 from engine.federation.conversation import Evaluated, Joined, Kind, Question, Saying, TrainedAlone
 from engine.federation.environment import describe_environment
+from engine.federation.progress import ProgressReport
 from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.tasks import rules_of, with_heads
 from engine.federation.training_log import log, logging_to
 from engine.federation.training_run import audited, write_results
 from engine.federation.transports.networked import Link, NetworkTransport, failure, square
-from engine.federation.updates import HospitalFailure
+from engine.federation.updates import HospitalFailure, Update
 from engine.results.bootstrap import REPLICATES
 from engine.results.files import write_json
 from engine.results.lock import alone_with
@@ -152,15 +153,22 @@ def train_networked_run(run: Run, link: Link) -> Run:
         transport = NetworkTransport(link, federation, known["training"], rules, state, list(held), validators)
         log.info("global: from round %d to %d", state.round, federation.training.rounds)
         rounds = AuditedRounds(checkpoint, audit_log)
-        state = run_rounds(
-            "federated",
-            "global",
+        sizes = {name: sum(told.counts["train"].values()) for name, told in held.items()}
+        report = ProgressReport(
+            checkpoint.folder / "progress.json",
+            {"global": sizes},
             federation.training,
-            transport,
-            state,
-            rounds,
-            rules,
-            on_update=rounds.see_update,
+            rounds_done={"global": state.round},
+            on_training=lambda progress: None,
+        )
+        report.begin("global")
+
+        def on_update(update: Update) -> None:
+            rounds.see_update(update)
+            report.on_images(state.round + 1, update.hospital, federation.training.local_epochs * update.n_images)
+
+        state = run_rounds(
+            "federated", "global", federation.training, transport, state, rounds, rules, report, on_update
         )
         if "local" in federation.arms:
             _train_alone(run, link, transport)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from engine.federation.arms import ModelPlan
 from engine.federation.rounds import choose_hospitals
 from engine.results.files import write_json
 from engine.results.run_folder import HospitalState, Progress, now
@@ -13,29 +12,29 @@ from engine.sections import TrainingConfig
 OnTraining = Callable[[Progress], None]
 
 
-def images_by_round(plan: ModelPlan, training: TrainingConfig) -> list[int]:
-    """How many images each round trains on, in all its local epochs together."""
-    trainers = tuple(plan.training_sets)
+def images_by_round(sizes: Mapping[str, int], training: TrainingConfig) -> list[int]:
+    """How many images each round trains on, in all its local epochs together; `sizes` are images by trainer."""
+    trainers = tuple(sizes)
     chosen = [choose_hospitals(trainers, training, number) for number in range(1, training.rounds + 1)]
-    return [training.local_epochs * sum(len(plan.training_sets[one]) for one in hospitals) for hospitals in chosen]
+    return [training.local_epochs * sum(sizes[one] for one in hospitals) for hospitals in chosen]
 
 
 class ProgressReport:
     """Counts images over all models, rounds and local epochs, and watches the round in flight.
 
-    `rounds_done` is where each model's checkpoint stands.
+    `sizes` are images by model and trainer, `rounds_done` is where each model's checkpoint stands.
     """
 
     def __init__(
         self,
         file: Path,
-        plans: Sequence[ModelPlan],
+        sizes: Mapping[str, Mapping[str, int]],
         training: TrainingConfig,
         *,
         rounds_done: Mapping[str, int],
         on_training: OnTraining,
     ) -> None:
-        by_round = {plan.model: images_by_round(plan, training) for plan in plans}
+        by_round = {model: images_by_round(trainers, training) for model, trainers in sizes.items()}
         self._total = sum(map(sum, by_round.values()))
         self._done = self._at_start = sum(sum(by_round[model][:done]) for model, done in rounds_done.items())
         self._rounds = training.rounds

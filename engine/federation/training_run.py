@@ -197,7 +197,7 @@ def _train_models(
     drop_rounds_after(run.folder / "rounds.jsonl", {model: state.round for model, state in states.items()})
     report = ProgressReport(
         checkpoint.folder / "progress.json",
-        plans,
+        {plan.model: plan.sizes for plan in plans},
         federation.training,
         rounds_done={model: state.round for model, state in states.items()},
         on_training=on_training,
@@ -249,8 +249,7 @@ def _write_privacy(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint,
     models = {}
     for plan in plans:
         state = checkpoint.read(plan.model)
-        sizes = {trainer: len(images) for trainer, images in plan.training_sets.items()}
-        models[plan.model] = sizes, state.hospitals if state else {}
+        models[plan.model] = plan.sizes, state.hospitals if state else {}
     write_json(run.folder / PRIVACY, describe_privacy(run.federation, privacy, models))
 
 
