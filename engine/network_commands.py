@@ -23,7 +23,7 @@ from engine.health import health_endpoint
 from engine.options import Arms, Artifacts, FederationFile, Overrides, settings
 from engine.results.run_folder import artifacts_folder
 from engine.results.words import count
-from engine.terminal import say
+from engine.terminal import output, say
 
 hospital_app = typer.Typer(invoke_without_command=True, help="A hospital's own node: start it, check it, leave.")
 HealthPort = Annotated[int | None, typer.Option("--health-port", help="GET /healthz here; none where not given")]
@@ -171,7 +171,7 @@ def check_hospital(
     given = _require(hospital_id, data, coordinator, ca, key)
     results = list(check(given.data, given.coordinator, given.ca, given.key, policy))
     for result in results:
-        say(f"{'ok  ' if result.is_well else 'FAIL'} {result.what}: {result.said}")
+        say(f"{'ok  ' if result.is_well else 'FAIL'} {result.what}: {result.said}", to=output())
     if not all(result.is_well for result in results):
         raise typer.Exit(2)
 
