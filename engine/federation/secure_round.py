@@ -147,7 +147,9 @@ class SecureRound:
     def _unmask(self, total: Vector, survivors: Sequence[str]) -> None:
         dropped = [hospital for hospital in self._shares if hospital not in survivors]
         requests = {
-            one: Unmask(tuple(survivors), {sender: shares.sealed[one] for sender, shares in self._shares.items()})
+            one: Unmask(
+                tuple(survivors), {sender: shares.sealed.get(one, b"") for sender, shares in self._shares.items()}
+            )
             for one in survivors
         }
         self._failures = {}
