@@ -42,6 +42,7 @@ from engine.sections import (
     TrainingConfig,
     ViewsConfig,
 )
+from engine.secure_aggregation_config import SecureAggregationConfig, refuse_impossible_secure_aggregation
 
 Headline = Literal["macro_f1", "balanced_accuracy", "accuracy"]
 PRESETS = {  # --preset NAME: settings that --set may still change
@@ -52,7 +53,7 @@ RESERVED = ("all", "pooled", "global", "central", "federated", "local", "persona
 SECTIONS: tuple[type[Section], ...] = (
     Hospital, Location, Scanner, Source, Columns, Partition, External,
     SplitConfig, ModelConfig, TrainingConfig, AugmentConfig, CommunicationConfig, PretextConfig, ViewsConfig,
-    PrivacyConfig,
+    PrivacyConfig, SecureAggregationConfig,
     *STRATEGIES.values(),
 )  # fmt: skip
 
@@ -80,6 +81,9 @@ class Federation(Section):
     communication: CommunicationConfig = CommunicationConfig()
     pretext: PretextConfig | None = Field(None, description="learn without labels; docs/pretext.md")
     privacy: PrivacyConfig | None = Field(None, description="train with differential privacy; docs/privacy.md")
+    secure_aggregation: SecureAggregationConfig | None = Field(
+        None, description="the coordinator sees sums of updates alone; docs/secure-aggregation.md"
+    )
     arms: tuple[Arm, ...] = ARMS
     hospital: tuple[Hospital, ...] = Field(min_length=1)
 
@@ -111,6 +115,15 @@ class Federation(Section):
         refuse_impossible(self.aggregation, self.communication, self.training, self.model, len(self.hospital))
         refuse_impossible_pretext(self.pretext, self.aggregation, self.training, self.model, self.hospital)
         refuse_impossible_privacy(self.privacy, self.aggregation, self.training, self.model, self.pretext)
+        refuse_impossible_secure_aggregation(
+            self.secure_aggregation,
+            self.aggregation,
+            self.communication,
+            self.training,
+            self.pretext,
+            set(self.objectives.values()),
+            len(self.hospital),
+        )
         return self
 
     def _check_origins(self) -> None:

@@ -20,7 +20,15 @@ ALLOWED = {
     "publishing": {"publishing", "federation", "training", "data", "results", "inference"},
     "inference": {"inference", "data", "results"},
 }
-ROOT_MODULES = {"aggregation_config", "config", "errors", "pretext_config", "privacy_config", "sections"}
+ROOT_MODULES = {
+    "aggregation_config",
+    "config",
+    "errors",
+    "pretext_config",
+    "privacy_config",
+    "sections",
+    "secure_aggregation_config",
+}
 
 
 def imports_of(path: Path, *, at_the_top: bool = False) -> Iterator[str]:

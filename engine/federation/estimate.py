@@ -8,6 +8,7 @@ from engine.federation.arms import SHOWN, ModelPlan, image_sets, plan_models
 from engine.federation.compression import encode
 from engine.federation.progress import images_by_round
 from engine.federation.rounds import choose_hospitals
+from engine.federation.secure_round import key_bytes, masked_like
 from engine.federation.tasks import make_tasks, rules_of, with_heads
 from engine.federation.training_run import check_start
 from engine.federation.updates import count_bytes
@@ -49,13 +50,15 @@ def _traffic(plan: ModelPlan, federation: Federation, network: Network) -> dict[
     shared = {name: tensor.detach() for name, tensor in network.state_dict().items() if name not in private}
     sent = rules.strategy.sends(shared, {})
     asked = [choose_hospitals(tuple(plan.training_sets), training, n) for n in range(1, training.rounds + 1)]
+    keys_down, keys_up = key_bytes(len(asked[0])) if federation.secure_aggregation else (0, 0)
     traffic = {}
     for hospital in plan.training_sets:
         rounds = sum(hospital in chosen for chosen in asked)
         if rounds:
             message = rules.message(sent, hospital)
             payload, _ = encode(message, message, {}, federation.communication)
-            down, up = count_bytes(message) * rounds, count_bytes(payload) * rounds
+            down = (count_bytes(message) + keys_down) * rounds
+            up = (count_bytes(rules.answer(payload)) + keys_up) * rounds
             traffic[hospital] = Traffic(bytes_down=down, bytes_up=up, rounds=rounds)
     return traffic
 
@@ -73,6 +76,8 @@ def _memory(data: FederationData, network: Network, trained: Network) -> dict[st
     if federation.aggregation.is_robust and "federated" in federation.arms:
         n_updates = training.hospitals_per_round(len(federation.hospital))
         memory["a round's updates"] = n_updates * count_bytes(trained.state_dict())
+    if federation.secure_aggregation is not None and "federated" in federation.arms:
+        memory["masked updates"] = 2 * count_bytes(masked_like(trained.state_dict()))  # the sum, and one to be added
     if federation.model.freeze_backbone:
         views = {"train": max(training.views, 1)}
         n_features = sum(views.get(part, 1) * len(s) for part in SHOWN for s in image_sets(data, part).values())

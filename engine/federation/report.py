@@ -34,6 +34,12 @@ class RoundReport:
             epsilon=update.epsilon,
         )
 
+    def add_bytes(self, hospital: str, *, down: int, up: int) -> None:
+        """What travelled beside the message and the update, of a hospital whose update counts."""
+        fit = self.fits[hospital]
+        more = {"bytes_down": fit.bytes_down + down, "bytes_up": fit.bytes_up + up}
+        self.fits[hospital] = fit.model_copy(update=more)
+
     def add_failure(self, hospital: str, reason: str) -> None:
         self.failures[hospital] = reason
 

@@ -16,6 +16,7 @@ from engine.aggregation_config import CommunicationConfig
 from engine.errors import RunError, UpdateError
 from engine.federation.compression import decode
 from engine.federation.report import RoundReport
+from engine.federation.secure_round import SecureRound, masked_like
 from engine.federation.seeds import derive_seed
 from engine.federation.strategies import AnyStrategy, FedAvg
 from engine.federation.training_log import log
@@ -23,6 +24,7 @@ from engine.federation.transports import Transport
 from engine.federation.updates import HospitalFailure, Update, check_update, count_bytes
 from engine.results.rounds import RoundLine
 from engine.sections import Arm, TrainingConfig
+from engine.secure_aggregation_config import SecureAggregationConfig
 from engine.training.networks import Network, Tensors
 from engine.training.pretext import HEADS
 
@@ -73,13 +75,14 @@ class Rules:
     """How the federated arm aggregates, and how its updates travel; the defaults are every other arm's.
 
     Where hospitals learn without labels, `objectives` says which of them learns what, and `private_heads` whether the
-    heads stay at the hospitals.
+    heads stay at the hospitals. With `secure_aggregation` the coordinator opens the sum of a round's updates alone.
     """
 
     strategy: AnyStrategy = field(default_factory=FedAvg)
     communication: CommunicationConfig = field(default_factory=CommunicationConfig)
     objectives: Mapping[str, str] = field(default_factory=dict)
     private_heads: bool = False
+    secure_aggregation: SecureAggregationConfig | None = None
 
     def message(self, sent: Tensors, hospital: str) -> Tensors:
         """What of a round's tensors this hospital gets and must answer with: all but heads of others' objectives."""
@@ -87,6 +90,10 @@ class Rules:
             return sent
         own = f"{HEADS}.{self.objectives[hospital]}."
         return {n: tensor for n, tensor in sent.items() if n.startswith(own) or not n.startswith(f"{HEADS}.")}
+
+    def answer(self, message: Tensors) -> Tensors:
+        """What an update looks like that answers this message."""
+        return message if self.secure_aggregation is None else masked_like(message)
 
     def private(self, network: Network) -> frozenset[str]:
         """Names of the network's tensors that never leave a hospital."""
@@ -118,7 +125,11 @@ def run_rounds(
         chosen = choose_hospitals(transport.trainers, config, number)
         if watcher is not None:
             watcher.asked(chosen)
-        updates = usable(transport.train(sent, number, chosen), sent, rules, report, watcher, on_update)
+        secure = SecureRound(rules.secure_aggregation, transport, chosen) if rules.secure_aggregation else None
+        replies = secure.train(sent, number) if secure else transport.train(sent, number, chosen)
+        updates = usable(replies, sent, rules, report, watcher, on_update)
+        if secure:
+            updates = secure.opened(updates, sent, report)
         aggregated = rules.strategy.aggregate(updates, sent, state.server)
         needed = max(min(config.min_hospitals, len(chosen)), rules.strategy.config.minimum())
         if aggregated is None or len(report.fits) < needed:
@@ -166,7 +177,7 @@ def usable(
                 raise UpdateError(reply.reason)
             message = rules.message(sent, reply.hospital)
             update = decode(reply, message, rules.communication)
-            check_update(update, like=message)
+            check_update(update, like=rules.answer(message))
         except UpdateError as error:
             report.add_failure(reply.hospital, str(error))
         else:

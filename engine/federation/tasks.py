@@ -59,4 +59,4 @@ def rules_of(federation: Federation) -> Rules:
     group_of = objectives if pretext is not None and pretext.weigh == "objectives" else None
     strategy = make_strategy(federation.aggregation, len(federation.hospital), group_of)
     private_heads = pretext is not None and pretext.heads == "private"
-    return Rules(strategy, federation.communication, objectives, private_heads)
+    return Rules(strategy, federation.communication, objectives, private_heads, federation.secure_aggregation)

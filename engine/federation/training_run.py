@@ -20,7 +20,8 @@ from engine.federation.named_tensors import label, of_kind
 from engine.federation.predictions import predict_all
 from engine.federation.privacy import describe_privacy, require_noise
 from engine.federation.progress import OnTraining, ProgressReport
-from engine.federation.rounds import Rules, TrainingState, run_rounds
+from engine.federation.rounds import Rules, TrainingState, choose_hospitals, run_rounds
+from engine.federation.secure_round import describe_secure_aggregation
 from engine.federation.tasks import make_tasks, rules_of, with_heads
 from engine.federation.training_log import log, logging_to
 from engine.federation.transports.in_process import InProcessTransport
@@ -34,6 +35,7 @@ from engine.results.run_folder import (
     EVALUATION,
     PRIVACY,
     RUN_NAME,
+    SECURE_AGGREGATION,
     Run,
     RunConfig,
     Transport,
@@ -44,6 +46,7 @@ from engine.results.run_folder import (
     write_manifest,
     write_table,
 )
+from engine.secure_aggregation_config import SecureAggregationConfig
 from engine.training.build import build_network, start_sha256
 from engine.training.device import choose_device
 from engine.training.features import HeadNetwork
@@ -164,6 +167,8 @@ def train_run(
             _write_weights(run, plans, checkpoint, start)
             if federation.privacy is not None:
                 _write_privacy(run, plans, checkpoint, federation.privacy)
+            if federation.secure_aggregation is not None:
+                _write_secure_aggregation(run, plans, federation.secure_aggregation)
             if federation.pretext is None:
                 _write_predictions(run, plans, data, sets, network, device)
             write_results(run, transport="in_process", pooling_once_bytes=_training_bytes(data))
@@ -251,6 +256,17 @@ def _write_privacy(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint,
         state = checkpoint.read(plan.model)
         models[plan.model] = plan.sizes, state.hospitals if state else {}
     write_json(run.folder / PRIVACY, describe_privacy(run.federation, privacy, models))
+
+
+def _write_secure_aggregation(run: Run, plans: Sequence[ModelPlan], secure: SecureAggregationConfig) -> None:
+    """The local and the pooled arm have one trainer each, and nothing to mask."""
+    training = run.federation.training
+    for plan in plans:
+        if plan.arm == "federated":
+            numbers, trainers = range(1, training.rounds + 1), tuple(plan.training_sets)
+            asked = {number: choose_hospitals(trainers, training, number) for number in numbers}
+            told = describe_secure_aggregation(run.federation, secure, asked, run.rounds(), in_one_process=True)
+            write_json(run.folder / SECURE_AGGREGATION, told)
 
 
 def _write_predictions(

@@ -25,6 +25,7 @@ from engine.results.rounds import RoundLine, read_rounds
 RUN_NAME = re.compile(r"run-(\d{3,})")
 EVALUATION = "evaluation.json"
 PRIVACY = "privacy.json"  # of runs with [privacy] alone
+SECURE_AGGREGATION = "secure_aggregation.json"  # of runs with [secure_aggregation] alone
 
 
 class FileEntry(BaseModel):

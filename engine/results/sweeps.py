@@ -12,7 +12,7 @@ from engine.results.run_folder import Run, list_runs
 
 SWEEP_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
 SEED = "training.seed"
-STRATEGY = ("aggregation", "communication")  # what the local and the pooled arm never see
+STRATEGY = ("aggregation", "communication", "secure_aggregation")  # what the local and the pooled arm never see
 
 
 def sweep_runs(artifacts: Path, name: str) -> list[Run]:

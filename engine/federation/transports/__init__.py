@@ -1,12 +1,13 @@
 """How weights reach hospitals and updates come back. The algorithm in rounds.py knows only `Transport`."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from engine.federation.secure_aggregation import Reply, Request
 from engine.federation.updates import HospitalFailure, Update
 from engine.training.networks import Tensors
 
@@ -44,9 +45,13 @@ class Transport(Protocol):
     @property
     def trainers(self) -> Sequence[str]: ...
 
-    def train(
-        self, sent: Tensors, round_number: int, hospitals: Sequence[str]
-    ) -> Iterator[Update | HospitalFailure]: ...
+    def exchange(self, requests: Mapping[str, Request]) -> Mapping[str, Reply | HospitalFailure]:
+        """One exchange of secure aggregation beside the training; `Advertise` begins a round anew at its hospital."""
+        ...
+
+    def train(self, sent: Tensors, round_number: int, hospitals: Sequence[str]) -> Iterator[Update | HospitalFailure]:
+        """With secure aggregation updates come masked (see `mask_update`), and `hospitals` are the masks' peers."""
+        ...
 
     def settle(self, refused: Collection[str]) -> None:
         """A round's updates are all in. A hospital whose update was refused keeps what it kept before the round."""

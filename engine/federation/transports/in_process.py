@@ -13,6 +13,8 @@ from engine.federation.hospital_round import Message, load_model, train_one_roun
 from engine.federation.named_tensors import label, of_kind
 from engine.federation.privacy import KIND
 from engine.federation.rounds import Rules
+from engine.federation.secure_aggregation import Advertise, Participant, Reply, Request
+from engine.federation.secure_round import mask_update
 from engine.federation.seeds import derive_seed
 from engine.federation.tasks import Task
 from engine.federation.transports import AnyReply, PretextReply, ValidationReply
@@ -58,10 +60,23 @@ class InProcessTransport:
         self._kept = dict(kept or {})
         self._new: dict[str, Tensors] = {}  # of the round that is not settled yet
         self._at_start = at_start or {}
+        self._participants: dict[str, Participant] = {}  # of secure aggregation, this round's
+
+    def exchange(self, requests: Mapping[str, Request]) -> Mapping[str, Reply | HospitalFailure]:
+        replies: dict[str, Reply | HospitalFailure] = {}
+        for hospital, request in requests.items():
+            if isinstance(request, Advertise):
+                self._participants[hospital] = Participant(hospital)
+            try:
+                replies[hospital] = self._participants[hospital].answer(request)
+            except ConsiliumError as error:
+                replies[hospital] = HospitalFailure(hospital, str(error))
+        return replies
 
     def train(self, sent: Tensors, round_number: int, hospitals: Sequence[str]) -> Iterator[Update | HospitalFailure]:
         for hospital in hospitals:
             task = self._tasks.get(hospital, self._plain)
+            message = Message(self._rules.message(sent, hospital), round_number, hospital)
             try:
                 with explained_out_of_memory(self._federation):
                     reply, kept = train_one_round(
@@ -69,12 +84,14 @@ class InProcessTransport:
                         self._federation,
                         self._rules,
                         self._training_sets[hospital],
-                        Message(self._rules.message(sent, hospital), round_number, hospital),
+                        message,
                         self._kept.get(hospital, self._at_start),
                         device=self._device,
                         on_images=partial(self._on_images, round_number, hospital),
                         objective=task.objective,
                     )
+                if self._rules.secure_aggregation:
+                    reply = mask_update(reply, message.sent, self._participants[hospital], hospitals)
             except RunError:  # memory or disk ran out: that is this machine's, no hospital's
                 raise
             except (ConsiliumError, RuntimeError, ValueError, OSError) as error:
