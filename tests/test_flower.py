@@ -176,7 +176,7 @@ def refused_without_a_key(site: Site) -> None:
     request = urllib.request.Request(
         f"https://localhost:{site.port}/v1/fleet/activate-node",
         data=b"",
-        headers={"Content-Type": "application/x-protobuf"},
+        headers={"Content-Type": "application/protobuf"},
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, context=context, timeout=20)

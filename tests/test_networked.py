@@ -234,6 +234,18 @@ def test_what_hospitals_keep_stays_with_them_and_follows_the_coordinator(
     assert ours == theirs
 
 
+def test_masked_updates_open_to_the_same_sum_as_in_one_process(folders: Path, tmp_path: Path) -> None:
+    federation = federation_of("training.rounds=2", "secure_aggregation.threshold=0.67", 'arms=["federated"]')
+    link = NodesHere(nodes_of(federation, folders, tmp_path / "state"))
+    far, near = run_over(link, federation, tmp_path / "far"), in_process(federation, folders, tmp_path / "near")
+    ours, theirs = (load_file(run.weights("global")) for run in (far, near))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert [set(back) for _, said, back in link.heard if isinstance(said, Trained)] == [{"masked"}] * 6
+    told = far.read_json("secure_aggregation.json")
+    assert told["simulated"] is False
+    assert [one["survivors"] for one in told["rounds"]] == [["hospital-a", "hospital-b", "hospital-c"]] * 2
+
+
 def test_a_liar_a_stranger_and_an_absent_hospital_are_left_out_by_name(folders: Path, tmp_path: Path) -> None:
     federation = federation_of("training.min_hospitals=1", 'arms=["federated"]', "training.rounds=2")
     nodes = nodes_of(federation, folders, tmp_path / "state")
@@ -283,6 +295,7 @@ def test_a_policy_refuses_in_words_that_travel(folders: Path, tmp_path: Path) ->
         (Policy(hours="06:00-22:00"), "between 06:00 and 22:00"),
         (Policy(max_rounds=2), "2 rounds, not 3"),
         (Policy(max_epsilon=8), "no [privacy] at all"),
+        (Policy(secure_aggregation=True), "asks for [secure_aggregation]"),
     ):
         answer = said(policy)
         assert isinstance(answer, Declined)

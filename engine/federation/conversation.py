@@ -9,14 +9,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.data.splits import Part
+from engine.federation.secure_aggregation import Reply, Request
 from engine.results.rounds import Epoch, RoundLine
 from engine.results.summaries import ScoreSummary
 
-Kind = Literal["join", "train", "validate", "local", "evaluate"]
+Kind = Literal["join", "exchange", "train", "validate", "local", "evaluate"]
 
 
 class _Said(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, ser_json_bytes="base64", val_json_bytes="base64"
+    )
 
 
 class Question(_Said):
@@ -24,6 +27,7 @@ class Question(_Said):
 
     `accepted` is the last round whose update of this hospital was averaged: what the hospital keeps between rounds
     follows from it, so neither side needs to remember what the other has heard. `best` is the same of the best round.
+    With secure aggregation `request` is one exchange beside the training, and `peers` are whose masks an update has.
     """
 
     kind: Kind
@@ -33,6 +37,8 @@ class Question(_Said):
     round: int = Field(0, ge=0)
     accepted: int = Field(0, ge=0)
     best: int = Field(0, ge=0)
+    request: Request | None = None
+    peers: tuple[str, ...] = ()
 
 
 class Joined(_Said):
@@ -45,6 +51,13 @@ class Joined(_Said):
     findings: dict[Literal["error", "warning", "note"], int]
     patients_known: bool
     image_bytes: int
+
+
+class Exchanged(_Said):
+    """Keys and sealed shares of secure aggregation."""
+
+    said: Literal["exchanged"] = "exchanged"
+    reply: Reply
 
 
 class Trained(_Said):
@@ -93,4 +106,4 @@ class Declined(_Said):
     reason: str
 
 
-Saying = Joined | Trained | Validated | Compared | TrainedAlone | Evaluated | Declined
+Saying = Joined | Exchanged | Trained | Validated | Compared | TrainedAlone | Evaluated | Declined

@@ -21,7 +21,7 @@ from engine.federation.progress import ProgressReport
 from engine.federation.rounds import TrainingState, run_rounds
 from engine.federation.tasks import rules_of, with_heads
 from engine.federation.training_log import log, logging_to
-from engine.federation.training_run import audited, write_results
+from engine.federation.training_run import audited, write_results, write_secure_aggregation
 from engine.federation.transports.networked import Link, NetworkTransport, failure, square
 from engine.federation.updates import HospitalFailure, Update
 from engine.results.bootstrap import REPLICATES
@@ -174,6 +174,8 @@ def train_networked_run(run: Run, link: Link) -> Run:
             _train_alone(run, link, transport)
         save_tensors(run.folder / weights_name("global"), {**checkpoint.backbone, **state.best_weights})
         save_tensors(run.folder / "weights" / "global-last.safetensors", {**checkpoint.backbone, **state.weights})
+        if federation.secure_aggregation is not None:
+            write_secure_aggregation(run, list(held), federation.secure_aggregation, in_one_process=False)
         if federation.pretext is None:
             _evaluate(run, link, transport, state.best_weights, held)
         image_bytes = sum(told.image_bytes for told in held.values())

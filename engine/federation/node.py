@@ -8,6 +8,7 @@ import datetime
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,7 @@ from engine.federation.conversation import (
     Compared,
     Declined,
     Evaluated,
+    Exchanged,
     Joined,
     Question,
     Saying,
@@ -36,6 +38,8 @@ from engine.federation.policy import Policy
 from engine.federation.predictions import prediction_rows
 from engine.federation.privacy import KIND, require_noise
 from engine.federation.rounds import Rules, TrainingState, run_rounds
+from engine.federation.secure_aggregation import Advertise, Participant, Request
+from engine.federation.secure_round import mask_update
 from engine.federation.tasks import make_tasks, rules_of, with_heads
 from engine.federation.training_log import log
 from engine.federation.transports import PretextReply
@@ -120,12 +124,15 @@ class _Work:
         self._plans = {plan.arm: plan for plan in plan_models(self._data, self._sets)}
         self._start = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
         self._rules = rules_of(federation)  # of the whole federation: a strategy may count its hospitals
+        self._participant: Participant | None = None  # of secure aggregation, this round's
         self._private = {name: self._start[name] for name in self._rules.private(self._network)}
 
     def answer(self, question: Question, tensors: Tensors, *, share_local_model: bool) -> tuple[Saying, Tensors]:
         match question.kind:
             case "join":
                 return self._join(), {}
+            case "exchange":
+                return self._exchange(question.request), {}
             case "train":
                 return self._train(question, tensors)
             case "validate":
@@ -155,14 +162,26 @@ class _Work:
             image_bytes=sum((self._data.root / split.image.path).stat().st_size for split in used),
         )
 
+    def _exchange(self, request: Request | None) -> Exchanged:
+        if isinstance(request, Advertise):
+            self._participant = Participant(self._hospital)
+        if self._participant is None or request is None:
+            raise RefusalError("this hospital has no keys of this round; it was started anew")
+        return Exchanged(reply=self._participant.answer(request))
+
     def _train(self, question: Question, sent: Tensors) -> tuple[Saying, Tensors]:
-        transport = self._transport(self._plans["federated"], self._rules, self._kept(question))
+        in_the_clear = replace(self._rules, secure_aggregation=None)  # until it leaves
+        transport = self._transport(self._plans["federated"], in_the_clear, self._kept(question))
         (reply,) = transport.train(sent, question.round, [self._hospital])
         if isinstance(reply, HospitalFailure):
             raise ConfigError(reply.reason)
         transport.settle(refused=())
         if kept := transport.kept().get(self._hospital):
             save_tensors(self._kept_file(question.round), kept)
+        if self._rules.secure_aggregation is not None:
+            if self._participant is None:
+                raise RefusalError("this hospital has no keys of this round; it was started anew")
+            reply = mask_update(reply, sent, self._participant, question.peers)
         said = Trained(n_images=reply.n_images, epochs=reply.epochs, seconds=reply.seconds, epsilon=reply.epsilon)
         return said, reply.tensors
 

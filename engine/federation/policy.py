@@ -16,7 +16,7 @@ class Policy(BaseModel):
     """Without a file: any federation at any hour, no minimum of privacy, and the own model stays at home.
 
     `hours` are local time and may pass midnight. `max_epsilon` asks for [privacy] with at most that epsilon, and
-    `secure_aggregation` for updates that the coordinator sees only the sum of.
+    `secure_aggregation` for a coordinator that sees no update but the sum of all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,6 +24,7 @@ class Policy(BaseModel):
     hours: str | None = Field(None, pattern=HOURS, description='like "20:00-06:00"')
     max_rounds: int | None = Field(None, gt=0)
     max_epsilon: float | None = Field(None, gt=0)
+    secure_aggregation: bool = False
     share_local_model: bool = False
 
     def refusal(self, federation: Federation, now: datetime.time) -> str | None:
@@ -39,6 +40,8 @@ class Policy(BaseModel):
             if spent is None or spent > self.max_epsilon:
                 asked = "no [privacy] at all" if spent is None else f"epsilon {spent:g}"
                 return f"this hospital's policy asks for an epsilon of at most {self.max_epsilon:g}, not {asked}"
+        if self.secure_aggregation and federation.secure_aggregation is None:
+            return "this hospital's policy asks for [secure_aggregation]"
         return None
 
 

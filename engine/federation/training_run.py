@@ -167,8 +167,9 @@ def train_run(
             _write_weights(run, plans, checkpoint, start)
             if federation.privacy is not None:
                 _write_privacy(run, plans, checkpoint, federation.privacy)
-            if federation.secure_aggregation is not None:
-                _write_secure_aggregation(run, plans, federation.secure_aggregation)
+            trainers = [tuple(plan.training_sets) for plan in plans if plan.arm == "federated"]
+            if federation.secure_aggregation is not None and trainers:
+                write_secure_aggregation(run, trainers[0], federation.secure_aggregation, in_one_process=True)
             if federation.pretext is None:
                 _write_predictions(run, plans, data, sets, network, device)
             write_results(run, transport="in_process", pooling_once_bytes=_training_bytes(data))
@@ -258,15 +259,14 @@ def _write_privacy(run: Run, plans: Sequence[ModelPlan], checkpoint: Checkpoint,
     write_json(run.folder / PRIVACY, describe_privacy(run.federation, privacy, models))
 
 
-def _write_secure_aggregation(run: Run, plans: Sequence[ModelPlan], secure: SecureAggregationConfig) -> None:
-    """The local and the pooled arm have one trainer each, and nothing to mask."""
+def write_secure_aggregation(
+    run: Run, trainers: Sequence[str], secure: SecureAggregationConfig, *, in_one_process: bool
+) -> None:
+    """Of the federated arm: the others have one trainer each, and nothing to mask."""
     training = run.federation.training
-    for plan in plans:
-        if plan.arm == "federated":
-            numbers, trainers = range(1, training.rounds + 1), tuple(plan.training_sets)
-            asked = {number: choose_hospitals(trainers, training, number) for number in numbers}
-            told = describe_secure_aggregation(run.federation, secure, asked, run.rounds(), in_one_process=True)
-            write_json(run.folder / SECURE_AGGREGATION, told)
+    asked = {number: choose_hospitals(trainers, training, number) for number in range(1, training.rounds + 1)}
+    told = describe_secure_aggregation(run.federation, secure, asked, run.rounds(), in_one_process=in_one_process)
+    write_json(run.folder / SECURE_AGGREGATION, told)
 
 
 def _write_predictions(

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from engine.config import Federation
-from engine.federation.conversation import Compared, Declined, Kind, Question, Saying, Trained, Validated
+from engine.federation.conversation import Compared, Declined, Exchanged, Kind, Question, Saying, Trained, Validated
 from engine.federation.rounds import Rules, TrainingState
+from engine.federation.secure_aggregation import Reply, Request
 from engine.federation.transports import AnyReply, PretextReply, ValidationReply
 from engine.federation.updates import HospitalFailure, Update, count_bytes
 from engine.training.networks import Tensors
@@ -47,7 +48,15 @@ class NetworkTransport:
         self._accepted = accepted_rounds(state.hospitals)
         self._new: dict[str, int] = {}
 
-    def question(self, kind: Kind, hospital: str, round_number: int = 0) -> Question:
+    def question(
+        self,
+        kind: Kind,
+        hospital: str,
+        round_number: int = 0,
+        *,
+        request: Request | None = None,
+        peers: Sequence[str] = (),
+    ) -> Question:
         return Question(
             kind=kind,
             training=self._training,
@@ -56,10 +65,16 @@ class NetworkTransport:
             round=round_number,
             accepted=self._accepted.get(hospital, 0),
             best=accepted_rounds(self._state.best_hospitals).get(hospital, 0),
+            request=request,
+            peers=tuple(peers),
         )
 
     def train(self, sent: Tensors, round_number: int, hospitals: Sequence[str]) -> Iterator[Update | HospitalFailure]:
-        asked = [(self.question("train", one, round_number), self._rules.message(sent, one)) for one in hospitals]
+        peers = hospitals if self._rules.secure_aggregation else ()
+        asked = [
+            (self.question("train", one, round_number, peers=peers), self._rules.message(sent, one))
+            for one in hospitals
+        ]
         for hospital, reply in zip(hospitals, self._link.ask(asked), strict=True):
             match reply:
                 case (Trained() as said, tensors):
@@ -67,6 +82,19 @@ class NetworkTransport:
                     yield Update(hospital, tensors, said.n_images, said.epochs, said.seconds, said.epsilon)
                 case _:
                     yield failure(hospital, reply)
+
+    def exchange(self, requests: Mapping[str, Request]) -> Mapping[str, Reply | HospitalFailure]:
+        asked: list[tuple[Question, Tensors]] = [
+            (self.question("exchange", one, request=request), {}) for one, request in requests.items()
+        ]
+        replies: dict[str, Reply | HospitalFailure] = {}
+        for hospital, reply in zip(requests, self._link.ask(asked), strict=True):
+            match reply:
+                case (Exchanged() as said, _):
+                    replies[hospital] = said.reply
+                case _:
+                    replies[hospital] = failure(hospital, reply)
+        return replies
 
     def settle(self, refused: Collection[str]) -> None:
         self._accepted |= {hospital: number for hospital, number in self._new.items() if hospital not in refused}
