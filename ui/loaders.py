@@ -18,7 +18,7 @@ from engine.results.files import sha256_of
 from engine.results.metrics import balanced_accuracy
 from engine.results.published import PublishedVersion
 from engine.results.rounds import RoundLine
-from engine.results.run_folder import Run
+from engine.results.run_folder import JOINED, Run
 
 SPLITS = ("train", "validation", "test")
 
@@ -35,6 +35,8 @@ def load_rounds(run: Run) -> pd.DataFrame:
 
 def load_splits(run: Run) -> pd.DataFrame:
     """Images by hospital, label and split: columns hospital, label, train, validation, test."""
+    if run.config.transport == "flower":
+        return _counts_told(str(run.folder), _stamp(run, JOINED))
     return _splits(str(run.folder), _stamp(run, "dataset_splits.json"))
 
 
@@ -130,6 +132,19 @@ def _rounds(folder: str, stamp: str) -> pd.DataFrame:
 @st.cache_data(max_entries=20, show_spinner=False)
 def _splits(folder: str, stamp: str) -> pd.DataFrame:
     return split_counts(_known_schema(Run(Path(folder)), "dataset_splits.json")["images"])
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _counts_told(folder: str, stamp: str) -> pd.DataFrame:
+    """The same of hospitals on machines of their own, whose splits stay there: they told how many."""
+    told = _known_schema(Run(Path(folder)), JOINED)["hospitals"]
+    rows = [
+        {"hospital": hospital, "label": label, "unlabelled": 0}
+        | {part: counts[label] for part, counts in one["counts"].items()}
+        for hospital, one in told.items()
+        for label in one["counts"]["train"]
+    ]
+    return pd.DataFrame(rows)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)

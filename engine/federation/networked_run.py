@@ -29,14 +29,12 @@ from engine.results.files import write_json
 from engine.results.lock import alone_with
 from engine.results.metrics import ECE_BINS
 from engine.results.rounds import ALL, append_rounds, drop_rounds_after
-from engine.results.run_folder import EVALUATION, Run, RunConfig, create_run, now, weights_name, write_manifest
+from engine.results.run_folder import EVALUATION, JOINED, Run, RunConfig, create_run, now, weights_name, write_manifest
 from engine.results.summaries import SCORE_BINS, ScoreSummary, score_summaries
 from engine.results.words import count
 from engine.training.build import build_network
 from engine.training.features import HeadNetwork
 from engine.training.networks import Network, Tensors
-
-JOINED = "hospitals.json"
 
 
 def networked(federation: Federation) -> Federation:

@@ -24,6 +24,7 @@ from engine.results.rounds import RoundLine, read_rounds
 
 RUN_NAME = re.compile(r"run-(\d{3,})")
 EVALUATION = "evaluation.json"
+JOINED = "hospitals.json"  # of runs whose hospitals were on machines of their own
 PRIVACY = "privacy.json"  # of runs with [privacy] alone
 SECURE_AGGREGATION = "secure_aggregation.json"  # of runs with [secure_aggregation] alone
 
