@@ -52,6 +52,7 @@ app.command("probe")(probe_encoders)
 app.command("certificates")(make_certificates_command)
 app.command("coordinator")(coordinate)
 app.add_typer(hospital_app, name="hospital")
+FLOWER_ONLY = {"flwr", "grpc", "httpx", "fastapi", "sqlalchemy", "alembic", "tomli", "tomli_w", "pathspec", "iterators"}
 ENGINE_ONLY = {"torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock", "opacus"}
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="run-NNN, NAME (served version) or NAME@vN")]
@@ -68,12 +69,15 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ENGINE_ONLY:
-            raise
+        package = (error.name or "").partition(".")[0]
         state = "is not installed" if isinstance(error, ModuleNotFoundError) else "cannot be imported"
-        fail(
-            f"{error.name} {state}: this command needs the training engine; run: pip install -r requirements-engine.txt"
-        )
+        if package in ENGINE_ONLY:
+            fail(
+                f"{package} {state}: this command needs the training engine; run: pip install -r requirements-engine.txt"
+            )
+        if package in FLOWER_ONLY:
+            fail(f"{package} {state}: this command needs Flower; run: pip install --no-deps -r requirements-flower.txt")
+        raise
 
 
 @app.command()

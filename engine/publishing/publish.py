@@ -61,6 +61,11 @@ def publish_run(
     if not NAME.fullmatch(name):
         raise ModelError(f"'{name}' is no model name; use lower-case letters, digits and '-'")
     run.require_labels()
+    if run.config.transport == "flower":
+        raise ModelError(
+            f"{run.folder}: was trained over a network, and what publishing fits (calibration, the refusal gate) needs "
+            "the hospitals' single predictions, which stay with them"
+        )
     private = run.federation.aggregation.keeps_private
     if private and "federated" in run.federation.arms:
         raise ModelError(
