@@ -22,6 +22,7 @@ from engine.data_commands import data_app
 from engine.errors import ConfigError, ConsiliumError, ImageError
 from engine.estimate_command import estimate_training_command
 from engine.inference.panel import Panel, open_panel
+from engine.leakage_command import measure_run_leakage
 from engine.network_commands import coordinate, hospital_app, make_certificates_command
 from engine.options import Arms, Artifacts, DataFolder, FederationFile, Models, Overrides, Preset, settings
 from engine.probe_command import probe_encoders
@@ -49,6 +50,7 @@ app.command("estimate")(estimate_training_command)
 app.command("sweep")(train_sweep)
 app.command("table")(show_table)
 app.command("probe")(probe_encoders)
+app.command("leakage")(measure_run_leakage)
 app.command("certificates")(make_certificates_command)
 app.command("coordinator")(coordinate)
 app.add_typer(hospital_app, name="hospital")

@@ -3,25 +3,18 @@
 import streamlit as st
 
 from engine.errors import ConsiliumError
-from engine.results.words import count
 from ui.findings import caveats
 from ui.frame import draw_frame, show_federation
 from ui.loaders import load_audit, load_evaluation
-from ui.matrices import (
-    SCORES,
-    answer_sentence,
-    column_name,
-    confusion_figure,
-    hospital_columns,
-    matrix_caption,
-    score_matrix,
-)
+from ui.matrices import SCORES, answer_sentence, matrix_caption, score_matrix
+from ui.one_cell import draw_cell
 from ui.palette import model_order
+from ui.privacy import draw_privacy
 from ui.probed import draw_probes
 from ui.selection import select_run, stop_with
 from ui.served import draw_served
-from ui.tables import per_class_table, scores_sentence
 
+VIEWS = ("Scores", "Privacy")
 STILL = {"displayModeBar": False}
 DARK = st.context.theme.type == "dark"
 draw_frame("Evaluation", "How good, for whom.")
@@ -31,6 +24,9 @@ try:
     show_federation(federation)
     if federation.pretext is not None:
         draw_probes(run)
+        st.stop()
+    if st.segmented_control("Show", VIEWS, default=VIEWS[0], key="evaluation_view", required=True) == VIEWS[1]:
+        draw_privacy(run)
         st.stop()
     evaluation, audit = load_evaluation(run), load_audit(run)
     splits = evaluation["splits"]
@@ -55,26 +51,4 @@ lead = cells[model_order(federation, list(cells))[0]]["all"]
 for caveat in caveats(audit, lead, evaluation.get("shared_classes", [])):
     st.caption(f":material/warning: {caveat}")
 
-st.subheader("One model, one hospital", anchor=False)
-with st.container(horizontal=True):
-    model = st.selectbox(
-        "Model", model_order(federation, list(cells)), format_func=federation.model_name, key="cell_model", width=320
-    )
-    hospital = st.selectbox(
-        "On images of",
-        [column for column in hospital_columns(cells, federation) if column in cells[model]],
-        format_func=lambda key: column_name(federation, key),
-        key="cell_hospital",
-        width=320,
-    )
-chosen = cells[model][hospital]
-left, right = st.columns([5, 6], gap="medium") if len(federation.classes) <= 5 else (st.container(), st.container())
-left.plotly_chart(
-    confusion_figure(chosen["confusion_matrix"], list(chosen["per_class"]), dark=DARK), config=STILL, key="confusion"
-)
-left.caption(
-    f"{count(chosen['n_images'], f'{split} image')}. Numbers are images, colour is the share of the true class."
-)
-right.table(per_class_table(chosen), border="horizontal", hide_index=True)
-right.caption(scores_sentence(chosen))
-draw_served(run, model)
+draw_served(run, draw_cell(cells, federation, split, dark=DARK))

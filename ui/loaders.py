@@ -18,7 +18,7 @@ from engine.results.files import sha256_of
 from engine.results.metrics import balanced_accuracy
 from engine.results.published import PublishedVersion
 from engine.results.rounds import RoundLine
-from engine.results.run_folder import JOINED, Run
+from engine.results.run_folder import JOINED, PRIVACY, Run
 
 SPLITS = ("train", "validation", "test")
 
@@ -26,6 +26,11 @@ SPLITS = ("train", "validation", "test")
 def load_evaluation(run: Run) -> dict[str, Any]:
     """`evaluation.json`: "splits" is {split: {model: {hospital id or "all": cell}}}."""
     return _evaluation(str(run.folder), _stamp(run, "evaluation.json"))
+
+
+def load_privacy(run: Run) -> dict[str, Any] | None:
+    """`privacy.json`; None where the run was trained without [privacy], or lists no such file."""
+    return _privacy(str(run.folder), _stamp(run, PRIVACY)) if PRIVACY in run.manifest.files else None
 
 
 def load_rounds(run: Run) -> pd.DataFrame:
@@ -122,6 +127,11 @@ def _stamp(run: Run, file: str) -> str:
 @st.cache_data(max_entries=20, show_spinner=False)
 def _evaluation(folder: str, stamp: str) -> dict[str, Any]:
     return _known_schema(Run(Path(folder)), "evaluation.json")
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _privacy(folder: str, stamp: str) -> dict[str, Any]:
+    return _known_schema(Run(Path(folder)), PRIVACY)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)

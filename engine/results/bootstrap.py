@@ -98,6 +98,19 @@ def paired_difference(
     return _estimate(first - second)
 
 
+def separation(
+    scores: Floats, positive: npt.NDArray[np.bool_], groups: Sequence[str], max_false: float, *, seed: int = 0
+) -> tuple[Estimate, Estimate]:
+    """How well one score per image tells the positive ones: the AUC, and the share found while at most `max_false` of
+    the others are taken for one."""
+    group_of, drawn = _resample(groups, seed)
+    weights = np.vstack([np.ones(drawn.shape[1]), drawn])[:, group_of]
+    return (
+        _estimate(weighted_auc(scores, positive, weights)),
+        _estimate(weighted_hits(scores, positive, weights, max_false)),
+    )
+
+
 def ece_interval(
     probabilities: Floats, labels: Integers, groups: Sequence[str], *, seed: int = 0
 ) -> tuple[float, float]:
@@ -119,6 +132,21 @@ def weighted_auc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Doubl
         won = (hits * (below + misses / 2)).sum(axis=1)
         areas.append(np.divide(won, pairs, out=np.full(len(rows), np.nan), where=pairs > 0))
     return np.concatenate(areas)
+
+
+def weighted_hits(scores: Floats, positive: npt.NDArray[np.bool_], weights: Doubles, max_false: float) -> Doubles:
+    """The largest share of positives above a threshold that at most `max_false` of the others pass, for each row of
+    `weights` (replicates, images); NaN if undefined."""
+    levels, level_of = np.unique(-scores, return_inverse=True)  # the highest score first; equal ones pass together
+    shares = [np.zeros(0)]
+    for start in range(0, len(weights), CHUNK):
+        rows = weights[start : start + CHUNK]
+        hits = np.cumsum(_sum_by(level_of[positive], rows[:, positive], len(levels)), axis=1)
+        misses = np.cumsum(_sum_by(level_of[~positive], rows[:, ~positive], len(levels)), axis=1)
+        found = np.where(misses <= max_false * misses[:, -1:], hits, 0).max(axis=1)
+        defined = (hits[:, -1] > 0) & (misses[:, -1] > 0)
+        shares.append(np.divide(found, hits[:, -1], out=np.full(len(rows), np.nan), where=defined))
+    return np.concatenate(shares)
 
 
 def _resample(groups: Sequence[str], seed: int | None) -> tuple[Integers, Integers]:
