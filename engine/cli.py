@@ -55,7 +55,18 @@ app.command("certificates")(make_certificates_command)
 app.command("coordinator")(coordinate)
 app.add_typer(hospital_app, name="hospital")
 FLOWER_ONLY = {"flwr", "grpc", "httpx", "fastapi", "sqlalchemy", "alembic", "tomli", "tomli_w", "pathspec", "iterators"}
-ENGINE_ONLY = {"torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock", "opacus"}
+ENGINE_ONLY = {
+    "torch",
+    "torchvision",
+    "safetensors",
+    "onnx",
+    "onnxscript",
+    "imagehash",
+    "scipy",
+    "filelock",
+    "opacus",
+    "cryptography",
+}
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="run-NNN, NAME (served version) or NAME@vN")]
 
@@ -74,9 +85,7 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         state = "is not installed" if isinstance(error, ModuleNotFoundError) else "cannot be imported"
         if package in ENGINE_ONLY:
-            fail(
-                f"{package} {state}: this command needs the training engine; run: pip install -r requirements-engine.txt"
-            )
+            fail(f"{package} {state}: this command needs the engine; run: pip install -r requirements-engine.txt")
         if package in FLOWER_ONLY:
             fail(f"{package} {state}: this command needs Flower; run: pip install --no-deps -r requirements-flower.txt")
         raise
