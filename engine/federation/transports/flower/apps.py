@@ -24,7 +24,8 @@ from engine.federation.transports.flower import FlowerLink
 from engine.federation.transports.flower.node import WHO, reply_to
 from engine.results.run_folder import artifacts_folder
 
-server, client = ServerApp(), ClientApp()
+server = ServerApp()  # one name a line: Flower reads this file without running it
+client = ClientApp()
 WHO_SECONDS = 60.0
 # --run-config, the environment's word for the same, and what it sets in the federation file.
 SETTINGS = (

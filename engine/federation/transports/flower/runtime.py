@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import httpx
-from flwr.app import Context
+from flwr.app import Message
 from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import context_from_proto, context_to_proto, fab_to_proto, run_from_proto
 from flwr.proto.control_pb2 import (
@@ -22,8 +22,10 @@ from flwr.proto.control_pb2 import (
     StartRunRequest,
     StopRunRequest,
 )
+from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
+    PullAppMessagesRequest,
     PullTaskInputRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
@@ -32,6 +34,15 @@ from flwr.serverapp import Grid
 from flwr.supercore.constant import TaskType
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectUnavailableError,
+    pull_and_inflate_object_from_tree,
+)
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -40,8 +51,9 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
-from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
+from engine.federation.training_log import log
 from engine.federation.transports.flower.node import Answer
 
 HEARTBEAT_S = 20.0  # a task that is not heard of for a minute is taken to be dead
@@ -126,20 +138,50 @@ def answer_one(endpoint: Endpoint, answer: Answer) -> bool:
     """Take one message that the SuperNode has received, and answer it; False where there is none.
 
     The bundle that came with it is neither unpacked nor looked into: what answers is what is installed here.
+    Raises httpx.HTTPError and RuntimeError where the SuperNode no longer listens.
     """
     token = acquire(endpoint, TaskType.CLIENT_APP)
     if token is None:
         return False
     client = endpoint.runtime(token)
-    context: Context | None = None
     try:
         with alive(client):
-            message, context, _, _ = pull_task_input(client)
-            push_message(client, answer(message), context)
-            push_task_output(client=client, context=context, sub_status="completed", details="")
+            given = client.PullTaskInput(PullTaskInputRequest())
+            TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
+            TaskIdentity.node_id = given.context.node_id
+            context = context_from_proto(given.context)
+            message = _pull_message(client, Node(node_id=context.node_id), context.run_id)
+            if message is not None:
+                push_message(client, answer(message), context)
+                push_task_output(client=client, context=context, sub_status="completed", details="")
     finally:
         client.close()
     return True
+
+
+def _pull_message(client: RuntimeHttpClient, node: Node, run_id: int) -> Message | None:
+    """None where the SuperNode has given the task up: its coordinator went away while the message was on its way.
+    Flower's own executor waits two hours for the rest of it."""
+    given = client.PullMessages(PullAppMessagesRequest())
+    pull = make_pull_object_fn_protobuf(client.PullObject, node, run_id)
+
+    def pull_while_wanted(object_id: str) -> bytes:
+        try:
+            return pull(object_id)
+        except ObjectUnavailableError:
+            if not client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success:
+                raise ObjectPullError(object_id, "its task was given up") from None
+            raise
+
+    confirm = make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, run_id)
+    try:
+        tree = given.message_object_trees[0]
+        message = pull_and_inflate_object_from_tree(tree, pull_while_wanted, confirm, return_type=Message)
+    except (ObjectPullError, IndexError) as error:
+        log.warning("a question was lost on its way: %s", error)
+        return None
+    message.metadata.__dict__["_message_id"] = tree.object_id
+    return message
 
 
 def register(endpoint: Endpoint, keys: Mapping[str, bytes]) -> dict[str, int]:

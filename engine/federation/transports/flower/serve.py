@@ -115,8 +115,9 @@ def serve_hospital(
                 started = time.monotonic()
             try:
                 answered = answer_one(endpoint, lambda message: reply_to(message, node))
-            except (httpx.HTTPError, RuntimeError) as error:  # the SuperNode fell while it was spoken to
+            except (httpx.HTTPError, RuntimeError) as error:
                 log.warning("an answer was lost: %s", error)
+                supernode.stop()  # it would wait for that answer for ever
                 answered = False
             if answered:
                 status["last_answer"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
