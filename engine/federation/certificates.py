@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -66,7 +67,7 @@ def public_key(file: Path) -> bytes:
     """A hospital's public key as Flower registers it. Raises ConfigError where the file is none."""
     try:
         key = serialization.load_ssh_public_key(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(
             f"{file}: is no public key ({error}); make one with: certificates DIR --hospital ID"
         ) from None

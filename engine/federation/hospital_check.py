@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from engine.data.images import IMAGE_SUFFIXES
@@ -52,7 +53,7 @@ def check(data: Path, coordinator: str, ca: Path, key: Path, policy: Path | None
 def _key(key: Path) -> Checked:
     try:
         serialization.load_ssh_private_key(key.read_bytes(), password=None)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         return Checked("key", False, f"{key}: is no private key ({error})")
     if key.stat().st_mode & 0o007:  # a group may: so mounts a cluster its secrets
         return Checked("key", False, f"{key}: everybody can read it; chmod 600 {key}")

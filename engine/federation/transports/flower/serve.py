@@ -93,7 +93,7 @@ def serve_hospital(
     """Answer until `stop`. Connects outwards alone; `status` is kept up to date for whoever watches."""
     state.mkdir(parents=True, exist_ok=True)
     secret_file = state / "secret"
-    secret, port = _secret(secret_file), _free_port()
+    secret, port = _secret(secret_file), free_port()
     supernode = Child(
         [
             *("-c", "from flwr.supernode.cli import flower_supernode; flower_supernode()"),
@@ -153,7 +153,7 @@ def _require_free(host: str, port: int) -> None:
             raise ConfigError(f"{host}:{port}: cannot listen there ({error.strerror}); give another --port") from None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -26,7 +26,8 @@ class OneDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         here = (scope.get("client") or ("", 0))[0] in HERE
-        if scope["type"] == "lifespan" or here or (scope["type"] == "http" and scope["path"].startswith(OPEN)):
+        open_path = scope["type"] == "http" and scope["path"].startswith(OPEN) and ".." not in scope["path"]
+        if scope["type"] == "lifespan" or here or open_path:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             await send({"type": "http.response.start", "status": 404, "headers": []})
