@@ -23,6 +23,7 @@ from engine.errors import ConfigError, ConsiliumError, ImageError
 from engine.estimate_command import estimate_training_command
 from engine.inference.panel import Panel, open_panel
 from engine.leakage_command import measure_run_leakage
+from engine.loopback_command import train_on_loopback
 from engine.network_commands import coordinate, hospital_app, make_certificates_command
 from engine.options import Arms, Artifacts, DataFolder, FederationFile, Models, Overrides, Preset, settings
 from engine.probe_command import probe_encoders
@@ -53,20 +54,13 @@ app.command("probe")(probe_encoders)
 app.command("leakage")(measure_run_leakage)
 app.command("certificates")(make_certificates_command)
 app.command("coordinator")(coordinate)
+app.command("loopback")(train_on_loopback)
 app.add_typer(hospital_app, name="hospital")
 FLOWER_ONLY = {"flwr", "grpc", "httpx", "fastapi", "sqlalchemy", "alembic", "tomli", "tomli_w", "pathspec", "iterators"}
 ENGINE_ONLY = {
-    "torch",
-    "torchvision",
-    "safetensors",
-    "onnx",
-    "onnxscript",
-    "imagehash",
-    "scipy",
-    "filelock",
-    "opacus",
+    "torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock", "opacus",
     "cryptography",
-}
+}  # fmt: skip
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="run-NNN, NAME (served version) or NAME@vN")]
 

@@ -248,6 +248,23 @@ def load_federation(path: Path, overrides: Sequence[str] = ()) -> Federation:
         raise ConfigError(explain(error, path, text, changed, [Federation, *SECTIONS])) from None
 
 
+def networked(federation: Federation) -> Federation:
+    """The federation as it is trained over a network. Raises ConfigError for what cannot be."""
+    if federation.partition is not None:
+        raise ConfigError("[partition] deals images from one place; hospitals on their own machines hold their own")
+    if federation.external is not None:
+        raise ConfigError("[external] images lie on one machine; take the section away to train over a network")
+    if federation.model.weights not in ("none", "imagenet"):
+        raise ConfigError(
+            f"model.weights = '{federation.model.weights}': hospitals have not got these weights; over a network a "
+            "training starts from 'none' or 'imagenet'"
+        )
+    arms = tuple(arm for arm in federation.arms if arm != "central")
+    if "federated" not in arms:
+        raise ConfigError("arms: over a network there is the federated arm, and beside it the local one")
+    return federation.model_copy(update={"arms": arms})
+
+
 def preset_overrides(name: str | None) -> tuple[str, ...]:
     """The settings that a preset stands for."""
     if name is None:

@@ -9,21 +9,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from engine.config import load_federation
+from engine.config import Federation, load_federation, networked
 from engine.errors import ConfigError, ConsiliumError
 from engine.health import health_endpoint
 from engine.options import Arms, Artifacts, FederationFile, Overrides, settings
-from engine.results.run_folder import artifacts_folder
+from engine.results.run_folder import Run, artifacts_folder
 from engine.results.words import count
 from engine.terminal import output, say
+
+if TYPE_CHECKING:  # it imports torch
+    from engine.federation.transports.networked import Link
 
 hospital_app = typer.Typer(invoke_without_command=True, help="A hospital's own node: start it, check it, leave.")
 HealthPort = Annotated[int | None, typer.Option("--health-port", help="GET /healthz here; none where not given")]
@@ -87,41 +90,61 @@ def coordinate(
     arms: Arms = None,
 ) -> None:
     """Train with hospitals on other machines: listen for them, ask them round by round, write the run folder."""
-    from engine.federation.networked_run import join, networked, new_training, start_networked_run, train_networked_run
     from engine.federation.training_run import reopen_run
     from engine.federation.transports.flower.apps import settings_of
     from engine.federation.transports.flower.serve import opened_link
 
     changes, folder = [*settings_of({}, os.environ), *settings(overrides, arms)], artifacts_folder(artifacts)
     if resume is not None:
-        if overrides or arms:
-            raise ConfigError("--resume goes on with the run's own settings; take --set and --arms away")
+        refuse_changes(overrides, arms)
         run = reopen_run(folder, resume)
         federation = run.federation
     else:
         run, federation = None, networked(load_federation(federation_file, changes))
     status = {"state": "waiting for hospitals", "run": resume or ""}
+    again = ["coordinator", federation_file.as_posix(), "--certificates", str(certificates), "--state", str(state)]
     with (
-        _json_log(),
-        _ended_by_sigterm(),
+        json_log(sys.stderr),
+        ended_by_sigterm(),
         health_endpoint(health_host, health_port, lambda: True, status),
         opened_link(
             federation, certificates, state, host=host, port=port, timeout_s=timeout, patience_s=patience
         ) as link,
     ):
-        if run is None:
-            training = new_training()
-            joined = join(federation, link, training)
-            run = start_networked_run(federation, training, joined, federation_file.as_posix(), folder, changes)
-        status |= {"state": "training", "run": run.name}
-        say(f"Training into {run.folder}")
-        try:
-            train_networked_run(run, link)
-        except (KeyboardInterrupt, ConsiliumError):
-            command = ["python", "-m", "engine", "coordinator", federation_file.as_posix(), "--resume", run.name]
-            say(f"Go on with: {shlex.join([*command, '--certificates', str(certificates), '--state', str(state)])}")
-            raise
-        say(f"Finished {run.folder}")
+        train_through(link, run, federation, federation_file, folder, changes, again, status)
+
+
+def refuse_changes(overrides: Sequence[str] | None, arms: str | None) -> None:
+    """Raise ConfigError where a resume is given settings."""
+    if overrides or arms:
+        raise ConfigError("--resume goes on with the run's own settings; take --set and --arms away")
+
+
+def train_through(
+    link: "Link",
+    run: Run | None,
+    federation: Federation,
+    federation_file: Path,
+    artifacts: Path,
+    changes: Sequence[str],
+    again: Sequence[str],
+    status: dict[str, str],
+) -> None:
+    """From joining, or from where `run` stopped, to the finished run folder. `again` is the command that goes on."""
+    from engine.federation.networked_run import join, new_training, start_networked_run, train_networked_run
+
+    if run is None:
+        training = new_training()
+        joined = join(federation, link, training)
+        run = start_networked_run(federation, training, joined, federation_file.as_posix(), artifacts, changes)
+    status |= {"state": "training", "run": run.name}
+    say(f"Training into {run.folder}")
+    try:
+        train_networked_run(run, link)
+    except (KeyboardInterrupt, ConsiliumError):
+        say(f"Go on with: {shlex.join(['python', '-m', 'engine', *again, '--resume', run.name])}")
+        raise
+    say(f"Finished {run.folder}")
 
 
 @hospital_app.callback()
@@ -148,8 +171,8 @@ def hospital(
     node = HospitalNode(given.hospital, given.data, state, read_policy(policy))
     stop, status = threading.Event(), {"hospital": given.hospital}
     with (
-        _json_log(),
-        _ended_by_sigterm(),
+        json_log(sys.stderr),
+        ended_by_sigterm(),
         health_endpoint(health_host, health_port, lambda: status.get("connection") == "running", status),
     ):
         say(f"{given.hospital} answers {given.coordinator}; stop it with Ctrl-C")
@@ -219,8 +242,8 @@ def _require(
 
 
 @contextlib.contextmanager
-def _json_log() -> Iterator[None]:
-    """Structured lines on stderr, one JSON object each, for whatever collects logs here."""
+def json_log(stream: TextIO) -> Iterator[None]:
+    """Structured lines, one JSON object each, for whatever collects logs here."""
 
     class Lines(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -228,7 +251,7 @@ def _json_log() -> Iterator[None]:
             return json.dumps({"time": said, "level": record.levelname, "message": record.getMessage()})
 
     log = logging.getLogger("consilium")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(Lines())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -239,7 +262,7 @@ def _json_log() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> Iterator[None]:
     """As Ctrl-C does: whoever runs services sends SIGTERM."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:

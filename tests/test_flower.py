@@ -18,10 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.config import load_federation
+from engine.config import load_federation, networked
 from engine.data.federation_data import read_federation_data
 from engine.data.phantoms import write_phantoms
-from engine.federation.networked_run import networked
 from engine.federation.training_run import start_run, train_run
 from engine.results.run_folder import Run
 

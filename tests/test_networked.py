@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.config import Federation, load_federation
+from engine.config import Federation, load_federation, networked
 from engine.data.federation_data import read_federation_data
 from engine.data.phantoms import write_phantoms
 from engine.errors import ConfigError, RunError
 from engine.federation.conversation import Declined, Joined, Question, Saying, Trained
-from engine.federation.networked_run import join, networked, new_training, start_networked_run, train_networked_run
+from engine.federation.networked_run import join, new_training, start_networked_run, train_networked_run
 from engine.federation.node import HospitalNode
 from engine.federation.policy import Policy, read_policy
 from engine.federation.training_run import start_run, train_run

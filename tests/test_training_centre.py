@@ -20,7 +20,7 @@ from engine.config import load_federation
 from engine.errors import RunError
 from engine.results.estimate import Estimate, Traffic
 from engine.results.lock import alone_with, lock_holder
-from engine.results.run_folder import Progress
+from engine.results.run_folder import JOINED, Progress
 from tests.test_pages import PROJECT, artifacts, make_unfinished, open_page, words
 from ui.launch import LOG, RECORD, Launch, getting_ready, start_training, stop_process, stop_run, what_it_said
 from ui.live import hospital_states
@@ -57,12 +57,12 @@ def stopped_run(artifacts: Path, phantom_run: Path) -> Path:
     return artifacts / "run-001"
 
 
-@pytest.fixture
-def training(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+@pytest.fixture(params=["train", "loopback"])
+def training(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """A process with the command line of a training, which only waits."""
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "__main__.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
-    command = [sys.executable, "-m", "engine", "train", "nothing"]
+    command = [sys.executable, "-m", "engine", request.param, "nothing"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "here\n"
@@ -143,7 +143,7 @@ def test_a_stranger_is_left_alone(stopped_run: Path) -> None:
 
 
 def test_a_number_that_is_given_again_is_not_the_training(tmp_path: Path, training: "subprocess.Popen[str]") -> None:
-    theirs = (sys.executable, "-m", "engine", "train", "nothing")
+    theirs = tuple(training.args)
     for pid, command, alive in ((training.pid, theirs, True), (training.pid, (*theirs, "else"), False)):
         launch = Launch(pid=pid, command=command, started_at="")
         (tmp_path / RECORD).write_text(launch.model_dump_json())
@@ -213,7 +213,7 @@ def test_the_estimate_comes_first_and_is_of_what_is_started(
         memory_bytes={"weights": 3_000_000}, seconds=300, timed_by={"global": "run-009"}, not_timed=(),
     )  # fmt: skip
     monkeypatch.setattr(ui.training_form, "estimate_training", lambda given: asked.append(list(given)) or answer)
-    monkeypatch.setattr(ui.training_form, "start_training", lambda folder, given: started.append(list(given)))
+    monkeypatch.setattr(ui.training_form, "start_training", lambda folder, *given: started.append(list(given)))
     app = open_page("2_Training", task="start")
     app.number_input(key="train_rounds_phantoms").set_value(5).run()
     assert "start" not in [button.key for button in app.button]
@@ -225,8 +225,9 @@ def test_the_estimate_comes_first_and_is_of_what_is_started(
     assert "start" not in [button.key for button in app.button], "that estimate is of other settings"
     app.number_input(key="train_rounds_phantoms").set_value(5).run()
     app.button(key="start").click().run()
-    assert started == [["federations/phantoms.toml", "--set=training.rounds=5"]]
-    assert asked == [[*started[0], "--artifacts", str(artifacts)]]
+    arguments = ["federations/phantoms.toml", "--set=training.rounds=5"]
+    assert started == [[arguments, "train"]]
+    assert asked == [[*arguments, "--artifacts", str(artifacts)]]
 
 
 def test_what_is_not_timed_has_no_time(artifacts: Path, enabled: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +265,7 @@ def test_while_one_runs_there_is_no_form_but_the_way_to_it(stopped_run: Path, en
 
 def test_a_stopped_run_offers_to_go_on(stopped_run: Path, enabled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
-    monkeypatch.setattr(ui.training_controls, "start_training", lambda folder, given: started.append(list(given)))
+    monkeypatch.setattr(ui.training_controls, "start_training", lambda folder, *given: started.append(list(given)))
     with (stopped_run / "training.log").open("a") as log:
         log.write("2026-01-01 00:00:00,000 ERROR stopped: RunError: out of memory: free some\n")
     app = open_page("2_Training", run="run-001")
@@ -272,7 +273,27 @@ def test_a_stopped_run_offers_to_go_on(stopped_run: Path, enabled: None, monkeyp
     assert not app.code, "no command where there is a button"
     app.button(key="resume").click().run()
     assert not app.exception
-    assert started == [[PHANTOMS, "--resume", "run-001"]]
+    assert started == [[[PHANTOMS, "--resume", "run-001"], "train"]]
+
+
+def test_a_stopped_run_goes_on_where_its_hospitals_are(
+    stopped_run: Path, enabled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As processes here if their states are here; else on their own machines, from which no page can call them."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(ui.training_controls, "start_training", lambda folder, *given: started.append(list(given)))
+    monkeypatch.setattr(ui.launch, "LOOPBACK_STATE", tmp_path / "state")
+    config = json.loads((stopped_run / "config.json").read_text())
+    (stopped_run / "config.json").write_text(json.dumps({**config, "transport": "flower"}))
+    (stopped_run / JOINED).write_text(json.dumps({"schema_version": 1, "training": "0123", "hospitals": {}}))
+    app = open_page("2_Training", run="run-001")
+    assert not app.exception
+    assert not app.button
+    assert f"engine coordinator {PHANTOMS} --resume run-001 --certificates DIR" in app.code[0].value
+    (tmp_path / "state" / "hospital-a" / "0123").mkdir(parents=True)
+    app = open_page("2_Training", run="run-001")
+    app.button(key="resume").click().run()
+    assert started == [[[PHANTOMS, "--resume", "run-001"], "loopback"]]
 
 
 def test_a_resume_that_is_refused_says_why(stopped_run: Path, enabled: None) -> None:
@@ -329,7 +350,7 @@ def test_only_what_was_changed_is_set() -> None:
     federation = load_federation(PROJECT / PHANTOMS, ['aggregation={strategy="fedprox",mu=0.5}'])
     same = {
         "arms": list(federation.arms), "rounds": 60, "local_epochs": 1, "per_round": 3, "strategy": "fedprox",
-        "compression": "none",
+        "compression": "none", "epsilon": None, "secure": False,
     }  # fmt: skip
     assert changes_of(federation, same) == []
     other = {
@@ -339,6 +360,7 @@ def test_only_what_was_changed_is_set() -> None:
         "per_round": 2,
         "strategy": "fedavg",
         "compression": "topk",
+        "epsilon": 3.0,
     }
     changes = changes_of(federation, other)
     changed = load_federation(PROJECT / PHANTOMS, ['aggregation={strategy="fedprox",mu=0.5}', *changes])
@@ -347,3 +369,5 @@ def test_only_what_was_changed_is_set() -> None:
     assert changed.training.hospitals_per_round(3) == 2
     assert changed.aggregation.strategy == "fedavg", "its mu went with the strategy that it belonged to"
     assert changed.communication.compression == "topk"
+    assert changed.privacy is not None
+    assert changed.privacy.epsilon == 3

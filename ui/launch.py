@@ -21,11 +21,13 @@ from engine.errors import ConsiliumError, RunError
 from engine.results.estimate import Estimate
 from engine.results.files import cannot_write, read_model, write_json
 from engine.results.lock import lock_holder
-from engine.results.run_folder import find_run, list_runs, now
+from engine.results.run_folder import JOINED, Run, find_run, list_runs, now
+from engine.results.run_folder import LOOPBACK as LOOPBACK_STATE
 
 SETTING = "CONSILIUM_TRAINING"
 RECORD, LOG = ".training.json", ".training.log"
 ENGINE = (sys.executable, "-m", "engine")
+TRAIN, LOOPBACK, COORDINATOR = "train", "loopback", "coordinator"  # the engine's commands that train
 
 
 class Launch(BaseModel):
@@ -40,6 +42,11 @@ class Launch(BaseModel):
     def resumes(self) -> str | None:
         """The run that it was to go on with."""
         return self.command[self.command.index("--resume") + 1] if "--resume" in self.command else None
+
+    @property
+    def engine(self) -> str:
+        """The engine's command."""
+        return self.command[3]
 
     @property
     def is_alive(self) -> bool:
@@ -115,8 +122,20 @@ def estimate_training(arguments: Sequence[str]) -> Estimate:
     raise ConsiliumError(said[-1] if said else f"no estimate: the engine ended with status {done.returncode}")
 
 
-def start_training(artifacts: Path, arguments: Sequence[str]) -> None:
-    """`engine train` with these arguments, in a session of its own. Raises RunError where none may be started now."""
+def goes_on_with(run: Run) -> str:
+    """The engine's command that resumes it: where the run's hospitals are decides."""
+    if run.config.transport == "in_process":
+        return TRAIN
+    try:
+        training = run.read_json(JOINED)["training"]
+    except ConsiliumError:
+        return COORDINATOR
+    return LOOPBACK if any(LOOPBACK_STATE.glob(f"*/{training}")) else COORDINATOR
+
+
+def start_training(artifacts: Path, arguments: Sequence[str], engine: str = TRAIN) -> None:
+    """`engine train`, or `loopback`, with these arguments, in a session of its own. Raises RunError where none may be
+    started now."""
     if not training_enabled():
         raise RunError(f"trainings are not started from here; {SETTING}=1 in the server's environment allows it")
     if why := why_not_here():
@@ -125,7 +144,7 @@ def start_training(artifacts: Path, arguments: Sequence[str]) -> None:
         raise RunError(f"{name} is being trained on this machine, and it trains one at a time; wait for it or stop it")
     import fcntl  # here, because only Linux gets this far
 
-    command = (*ENGINE, "train", *arguments, "--artifacts", str(artifacts))
+    command = (*ENGINE, engine, *arguments, "--artifacts", str(artifacts))
     try:
         artifacts.mkdir(parents=True, exist_ok=True)
         with (artifacts / LOG).open("a") as log:
@@ -158,8 +177,8 @@ def stop_process(pid: int) -> None:
         raise RunError(f"process {pid} has ended already") from None
     try:
         command = _command_of(pid)
-        if command[1:4] != ("-m", "engine", "train"):
-            raise RunError(f"process {pid} is no `python -m engine train`; stop it where it was started")
+        if command[1:3] != ("-m", "engine") or command[3:4] not in ((TRAIN,), (LOOPBACK,)):
+            raise RunError(f"process {pid} is no `python -m engine train` or `loopback`; stop it where it was started")
         signal.pidfd_send_signal(handle, signal.SIGINT)
     except PermissionError:
         raise RunError(f"process {pid} belongs to somebody else; stop it where it was started") from None

@@ -9,7 +9,7 @@ import streamlit as st
 from engine.config import Federation
 from engine.errors import ConsiliumError
 from engine.results.run_folder import HospitalState, Progress, Run
-from ui.launch import last_launch, training_enabled, what_it_said, why_not_here
+from ui.launch import COORDINATOR, goes_on_with, last_launch, training_enabled, what_it_said, why_not_here
 from ui.log import why_stopped
 from ui.pretext import elsewhere
 from ui.run_index import is_running, seconds_since_written
@@ -69,7 +69,9 @@ def describe(progress: Progress, federation: Federation) -> str:
 
 def resume_command(run: Run) -> str:
     """Exactly what to type."""
-    command = ["python", "-m", "engine", "train", run.config.federation_file, "--resume", run.name]
+    engine = goes_on_with(run)
+    keys = ["--certificates", "DIR"] if engine == COORDINATOR else []
+    command = ["python", "-m", "engine", engine, run.config.federation_file, "--resume", run.name, *keys]
     return shlex.join([*command, *elsewhere(run)])
 
 

@@ -9,7 +9,9 @@ from engine.errors import ConsiliumError
 from engine.results.lock import lock_holder
 from engine.results.run_folder import Run
 from ui.launch import (
+    COORDINATOR,
     getting_ready,
+    goes_on_with,
     last_launch,
     start_training,
     stop_process,
@@ -19,7 +21,7 @@ from ui.launch import (
     what_it_said,
     why_not_here,
 )
-from ui.live import WatchState
+from ui.live import WatchState, resume_command
 
 PATIENCE_SECONDS = 20
 
@@ -35,9 +37,12 @@ def draw_controls(run: Run, state: WatchState) -> None:
         busy = trained_now(artifacts)
         if busy or getting_ready(artifacts):
             st.caption(f"{busy or 'Another run'} is being trained now; {run.name} can go on after it.")
+        elif (engine := goes_on_with(run)) == COORDINATOR:
+            st.caption("Its hospitals are on machines of their own. It goes on where its coordinator is started:")
+            st.code(resume_command(run), language="bash", wrap_lines=True)
         elif st.button("Resume", icon=":material/play_arrow:", type="primary", key="resume"):
             try:
-                start_training(artifacts, [run.config.federation_file, "--resume", run.name])
+                start_training(artifacts, [run.config.federation_file, "--resume", run.name], engine)
             except ConsiliumError as error:
                 st.error(str(error), icon=":material/error:")
             else:

@@ -9,14 +9,13 @@ from typing import Any, get_args
 import streamlit as st
 
 from engine.aggregation_config import STRATEGIES, CommunicationConfig
-from engine.config import Federation, load_federation
+from engine.config import Federation, load_federation, networked
 from engine.errors import ConsiliumError
-from engine.results.estimate import Estimate
-from engine.results.words import count, join_words
 from engine.sections import ARMS
 from ui.frame import show_federation
-from ui.key_figures import FIGURE_WIDTH_PX
 from ui.launch import (
+    LOOPBACK,
+    TRAIN,
     estimate_training,
     getting_ready,
     last_launch,
@@ -26,9 +25,9 @@ from ui.launch import (
     what_it_said,
     why_not_here,
 )
-from ui.live import roughly
 from ui.training_controls import draw_stop
-from ui.words import duration, format_bytes
+from ui.training_estimate import draw_estimate
+from ui.training_safeguards import THRESHOLD, draw_place, draw_privacy, draw_secure_aggregation, privacy_changes
 
 FEDERATIONS = Path("federations")
 FIRST = "federations/phantoms.toml"  # needs no data of anybody's
@@ -89,6 +88,10 @@ def changes_of(federation: Federation, chosen: Mapping[str, Any]) -> list[str]:
         changes.append(f'aggregation={{strategy="{chosen["strategy"]}"}}')
     if chosen["compression"] != federation.communication.compression:
         changes.append(f'communication={{compression="{chosen["compression"]}"}}')
+    if chosen["epsilon"] is not None:
+        changes += privacy_changes(federation, chosen["epsilon"])
+    if chosen["secure"] and federation.secure_aggregation is None:
+        changes.append(f"secure_aggregation.threshold={THRESHOLD}")
     return changes
 
 
@@ -107,7 +110,8 @@ def _draw_busy(artifacts: Path) -> None:
             st.page_link("pages/2_Training.py", label=f"Watch {name}", query_params={"run": name})
         return
     st.badge("getting ready", color="blue", icon=":material/sync:")
-    st.markdown("Images are read and checked. The rounds are shown as soon as they begin.")
+    starts = "Coordinator and hospitals start, and images" if launch and launch.engine == LOOPBACK else "Images"
+    st.markdown(f"{starts} are read and checked. The rounds are shown as soon as they begin.")
     draw_stop(None, artifacts)
 
 
@@ -129,10 +133,12 @@ def _draw_form(artifacts: Path) -> None:
     federation = federations[file]
     show_federation(federation)
     chosen = _draw_settings(federation, Path(file).stem)
-    changes = changes_of(federation, chosen)
+    changes, command = changes_of(federation, chosen), TRAIN if not chosen["loopback"] else LOOPBACK
     arguments = [file, *(f"--set={change}" for change in changes)]
     try:
         wanted = load_federation(Path(file), changes)
+        if chosen["loopback"]:
+            networked(wanted)
     except ConsiliumError as error:
         st.error(str(error), icon=":material/error:")
         return
@@ -148,11 +154,11 @@ def _draw_form(artifacts: Path) -> None:
     if known != arguments:  # what stands here is of exactly these settings, or it does not stand here
         st.caption("Start follows once it is known what these settings cost.")
         return
-    draw_estimate(estimate, wanted)
-    st.code(shlex.join(["python", "-m", "engine", "train", *arguments]), language="bash", wrap_lines=True)
+    draw_estimate(estimate, wanted, loopback=chosen["loopback"])
+    st.code(shlex.join(["python", "-m", "engine", command, *arguments]), language="bash", wrap_lines=True)
     if st.button("Start training", type="primary", key="start", icon=":material/play_arrow:"):
         try:
-            start_training(artifacts, arguments)
+            start_training(artifacts, arguments, command)
         except ConsiliumError as error:
             st.error(str(error), icon=":material/error:")
         else:
@@ -167,9 +173,11 @@ def _draw_settings(federation: Federation, stem: str) -> dict[str, Any]:
     def key(name: str) -> str:
         return f"train_{name}_{stem}"
 
+    loopback = draw_place(key("place"))
+    possible = [arm for arm in ARMS if arm != "central" or not loopback]
     arms = st.pills(
-        "Who trains", ARMS, selection_mode="multi", default=federation.arms, format_func=ARM_WORDS.__getitem__,
-        key=key("arms"),
+        "Who trains", possible, selection_mode="multi", default=[arm for arm in federation.arms if arm in possible],
+        format_func=ARM_WORDS.__getitem__, key=key("arms_apart" if loopback else "arms"),
     )  # fmt: skip
     first, second, third = st.columns(3)
     rounds = first.number_input("Rounds", 1, 1000, training.rounds, key=key("rounds"))
@@ -188,52 +196,13 @@ def _draw_settings(federation: Federation, stem: str) -> dict[str, Any]:
         "Compression of updates", COMPRESSIONS, COMPRESSIONS.index(federation.communication.compression),
         key=key("compression"),
     )  # fmt: skip
+    epsilon = draw_privacy(federation, key("privacy"))
+    secure = draw_secure_aggregation(federation, key("secure"), loopback=loopback)
     return {
         "arms": [arm for arm in dict.fromkeys((*federation.arms, *ARMS)) if arm in arms],
         "rounds": rounds, "local_epochs": epochs, "per_round": per_round, "strategy": strategy,
-        "compression": compression,
+        "compression": compression, "epsilon": epsilon, "secure": secure, "loopback": loopback,
     }  # fmt: skip
-
-
-def draw_estimate(estimate: Estimate, federation: Federation) -> None:
-    """Three figures, and what each of them is of."""
-    down = sum(hospital.bytes_down for hospital in estimate.hospitals.values())
-    up = sum(hospital.bytes_up for hospital in estimate.hospitals.values())
-    with st.container(horizontal=True):
-        time = "not known" if estimate.seconds is None else roughly(estimate.seconds).removeprefix("about ")
-        st.metric("Time, about", time, border=True, width=FIGURE_WIDTH_PX)
-        memory = format_bytes(sum(estimate.memory_bytes.values()))
-        st.metric("Memory, at least", memory, border=True, width=FIGURE_WIDTH_PX)
-        if estimate.hospitals:
-            st.metric("Sent in all", format_bytes(down + up), border=True, width=FIGURE_WIDTH_PX)
-    st.caption(time_sentence(estimate, federation))
-    st.caption(
-        f"Memory counts {_parts(estimate.memory_bytes)}. Activations of a batch and the program itself come on top; "
-        "decoded images are read from disk as they are needed."
-    )
-    if estimate.hospitals:
-        st.caption(
-            f"Sent counts the tensors of the federated model: {format_bytes(down)} to the hospitals and "
-            f"{format_bytes(up)} back, over {count(federation.training.rounds, 'round')}. No image is among them."
-        )
-
-
-def time_sentence(estimate: Estimate, federation: Federation) -> str:
-    """Where the time comes from, or why there is none."""
-    if estimate.seconds is None:
-        names = join_words([federation.model_name(model) for model in estimate.not_timed])
-        what = names if estimate.timed_by else "this work"
-        return f"Time: no run on such a machine has timed {what} yet. It is known once the first rounds are trained."
-    runs = join_words(sorted(set(estimate.timed_by.values())))
-    return (
-        f"Time is that of all rounds: {duration(estimate.seconds)} as {runs} measured them on a machine with this "
-        f"system, cores and threads, for {count(estimate.n_training_images, 'training image')}. A busy machine takes "
-        "longer; reading images and the last evaluation come on top."
-    )
-
-
-def _parts(memory: Mapping[str, int]) -> str:
-    return join_words([f"{name} ({format_bytes(n_bytes)})" for name, n_bytes in memory.items() if n_bytes])
 
 
 def _watch(name: str) -> None:

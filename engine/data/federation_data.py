@@ -91,14 +91,19 @@ class FederationData:
         }
 
 
+def find_root(federation: Federation, data: Path | None = None, on_progress: OnProgress | None = None) -> Path:
+    """The data folder; phantoms are drawn where there is none. Raises DataError."""
+    root = data_root(federation, data)
+    if federation.phantom_seed is not None and data is None and not root.exists():
+        write_phantoms(root, seed=federation.phantom_seed, progress=_named("Drawing phantoms", on_progress))
+    return require_data_root(root)
+
+
 def read_federation_data(
     federation: Federation, data: Path | None = None, on_progress: OnProgress | None = None
 ) -> FederationData:
     """Find the data folder (or draw the phantoms), decode, audit and split. Raises DataError."""
-    root = data_root(federation, data)
-    if federation.phantom_seed is not None and data is None and not root.exists():
-        write_phantoms(root, seed=federation.phantom_seed, progress=_named("Drawing phantoms", on_progress))
-    require_data_root(root)
+    root = find_root(federation, data, on_progress)
     if federation.source is not None and federation.source.archive is not None:
         root = unpack_once(root / federation.source.archive, default_cache().with_name("unpacked"))
     holdings, findings = _load_holdings(federation, root, on_progress)

@@ -12,7 +12,7 @@ from engine.config import Federation
 from engine.data.audit import Audit, HospitalCounts
 from engine.data.findings import Finding
 from engine.data.skew import measure_skew
-from engine.errors import ConfigError, DataError, RunError
+from engine.errors import DataError, RunError
 from engine.federation.audited import AuditedRounds
 from engine.federation.checkpoint import Checkpoint, save_tensors
 from engine.federation.conversation import Evaluated, Joined, Kind, Question, Saying, TrainedAlone
@@ -35,23 +35,6 @@ from engine.results.words import count
 from engine.training.build import build_network
 from engine.training.features import HeadNetwork
 from engine.training.networks import Network, Tensors
-
-
-def networked(federation: Federation) -> Federation:
-    """The federation as it is trained over a network. Raises ConfigError for what cannot be."""
-    if federation.partition is not None:
-        raise ConfigError("[partition] deals images from one place; hospitals on their own machines hold their own")
-    if federation.external is not None:
-        raise ConfigError("[external] images lie on one machine; take the section away to train over a network")
-    if federation.model.weights not in ("none", "imagenet"):
-        raise ConfigError(
-            f"model.weights = '{federation.model.weights}': hospitals have not got these weights; over a network a "
-            "training starts from 'none' or 'imagenet'"
-        )
-    arms = tuple(arm for arm in federation.arms if arm != "central")
-    if "federated" not in arms:
-        raise ConfigError("arms: over a network there is the federated arm, and beside it the local one")
-    return federation.model_copy(update={"arms": arms})
 
 
 def start_networked_run(

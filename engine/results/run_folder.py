@@ -51,6 +51,7 @@ class RunManifest(BaseModel):
     audit_log: str | None = None
 
 
+LOOPBACK = Path(".loopback")  # what the hospitals of `loopback` keep, by hospital and training
 Transport = Literal["in_process", "flower"]  # hospitals in one process, or each on a machine of its own
 
 

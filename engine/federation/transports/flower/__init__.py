@@ -53,7 +53,7 @@ class FlowerLink:
         if not asked:
             return
         hospitals, kind = {question.hospital for question, _ in asked}, asked[0][0].kind
-        nodes = self._wait_for(hospitals, len(hospitals) if kind == "join" else min(self._needed, len(hospitals)))
+        nodes = self.wait_for(hospitals, len(hospitals) if kind == "join" else min(self._needed, len(hospitals)))
         seconds = self._timeout_s * self._rounds if kind == "local" else self._timeout_s
         deadline = time.monotonic() + seconds
         sent: list[str | None] = []
@@ -66,7 +66,8 @@ class FlowerLink:
             else:
                 yield self._reply(question.hospital, message_id, deadline)
 
-    def _wait_for(self, hospitals: set[str], needed: int) -> Mapping[str, int]:
+    def wait_for(self, hospitals: set[str], needed: int) -> Mapping[str, int]:
+        """The nodes that are there once `needed` of the hospitals are, or patience has ended."""
         until, told = time.monotonic() + self._patience_s, -1
         while (here := len(hospitals & (nodes := self._connected()).keys())) < needed and time.monotonic() < until:
             if here != told:

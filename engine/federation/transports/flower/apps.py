@@ -14,9 +14,9 @@ from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from engine.config import Federation, data_root, load_federation
+from engine.config import Federation, data_root, load_federation, networked
 from engine.errors import ConfigError, DataError
-from engine.federation.networked_run import join, networked, new_training, start_networked_run, train_networked_run
+from engine.federation.networked_run import join, new_training, start_networked_run, train_networked_run
 from engine.federation.node import HospitalNode
 from engine.federation.policy import read_policy
 from engine.federation.training_log import log

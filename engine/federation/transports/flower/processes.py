@@ -49,6 +49,10 @@ class Child:
             )
         self.starts += 1
 
+    def ask_to_stop(self) -> None:
+        if self._process is not None and self.is_running:
+            self._process.terminate()
+
     def stop(self) -> None:
         if self._process is None or not self.is_running:
             return
