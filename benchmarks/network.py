@@ -17,11 +17,11 @@ import psutil
 import typer
 from pairs import show
 
-from engine.config import Federation, load_federation
+from engine.config import Federation, load_federation, networked
 from engine.data.phantoms import write_phantoms
 from engine.federation.certificates import make_certificates
 from engine.federation.conversation import Joined, Question, Saying, Trained, Validated
-from engine.federation.networked_run import join, networked, new_training
+from engine.federation.networked_run import join, new_training
 from engine.federation.node import HospitalNode
 from engine.federation.rounds import Rules, TrainingState, run_rounds
 from engine.federation.transports.networked import NetworkTransport
