@@ -103,6 +103,7 @@ def coordinate(
         run, federation = None, networked(load_federation(federation_file, changes))
     status = {"state": "waiting for hospitals", "run": resume or ""}
     again = ["coordinator", federation_file.as_posix(), "--certificates", str(certificates), "--state", str(state)]
+    again += ["--host", host, "--port", str(port), "--artifacts", str(folder)]
     with (
         json_log(sys.stderr),
         ended_by_sigterm(),
@@ -204,7 +205,7 @@ def leave(
     state: State = Path("hospital-state"),
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
 ) -> None:
-    """Delete all that trainings left on this machine: own models, predictions, splits, keys between processes."""
+    """Delete all that trainings left in the state folder: own models, predictions, splits, privacy accounts."""
     from engine.federation.node import forget
 
     if not state.is_dir():

@@ -139,7 +139,9 @@ def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _write(path: Path, content: bytes, *, secret: bool) -> None:
     """A secret is its owner's from its first byte on."""
     if secret:
-        path.touch(mode=0o600)
-        path.write_bytes(content)
+        partial = path.with_name(f".{path.name}.partial")  # a kill leaves no empty key
+        partial.touch(mode=0o600)
+        partial.write_bytes(content)
+        partial.replace(path)
     else:
         write_bytes(path, content)

@@ -97,6 +97,8 @@ def _pack_int8(change: Tensor, config: CommunicationConfig) -> Tensors:
 
 
 def _unpack_int8(parts: Tensors, like: Tensor) -> Tensor:
+    if parts["scale"].shape != parts["int8"].shape[:1]:  # broadcasting would make something huge of it
+        raise ValueError(f"{len(parts['scale'])} scales for {len(parts['int8'])} channels")
     return (parts["int8"].to(like.dtype) * parts["scale"].to(like.dtype).unsqueeze(1)).reshape(like.shape)
 
 

@@ -4,7 +4,8 @@ Tensors travel beside a question or an answer. Everything else is in these model
 means alone: no row about an image, no path, no hash of an image, no pixel.
 """
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +14,9 @@ from engine.federation.secure_aggregation import Reply, Request
 from engine.results.rounds import Epoch, RoundLine
 from engine.results.summaries import ScoreSummary
 
+TRAINING_ID = re.compile("[0-9a-f]{16}")
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Score = Annotated[float, Field(ge=-(10.0**9), le=10.0**9)]
 Kind = Literal["join", "exchange", "train", "validate", "local", "evaluate"]
 
 
@@ -31,7 +35,7 @@ class Question(_Said):
     """
 
     kind: Kind
-    training: str = Field(pattern=r"^[0-9a-f]{16}$")
+    training: str = Field(pattern=f"^{TRAINING_ID.pattern}$")
     hospital: str
     federation: dict[str, Any]
     round: int = Field(0, ge=0)
@@ -45,12 +49,12 @@ class Joined(_Said):
     """Images by part and class, and how many things the hospital's own audit found, by their severity."""
 
     said: Literal["joined"] = "joined"
-    counts: dict[Part, dict[str, int]]
-    unreadable: int
-    exact_duplicates: int
-    findings: dict[Literal["error", "warning", "note"], int]
+    counts: dict[Part, dict[str, Count]] = Field(min_length=3)
+    unreadable: Count
+    exact_duplicates: Count
+    findings: dict[Literal["error", "warning", "note"], Count]
     patients_known: bool
-    image_bytes: int
+    image_bytes: int = Field(ge=0, le=10**15)
 
 
 class Exchanged(_Said):
@@ -64,25 +68,25 @@ class Trained(_Said):
     """Beside the update's tensors."""
 
     said: Literal["trained"] = "trained"
-    n_images: int = Field(gt=0)
-    epochs: tuple[Epoch, ...] = Field(min_length=1)
-    seconds: float
-    epsilon: float | None = None
+    n_images: int = Field(gt=0, le=10**9)
+    epochs: tuple[Epoch, ...] = Field(min_length=1, max_length=1000)
+    seconds: Score
+    epsilon: Score | None = None
 
 
 class Validated(_Said):
     said: Literal["validated"] = "validated"
-    loss: float | None  # None where it is no finite number
-    confusion_matrix: tuple[tuple[int, ...], ...]
+    loss: Score | None  # None where it is no finite number
+    confusion_matrix: tuple[tuple[Count, ...], ...]
 
 
 class Compared(_Said):
     """Validation where nobody has labels."""
 
     said: Literal["compared"] = "compared"
-    loss: float | None
-    share: float
-    n_images: int = Field(gt=0)
+    loss: Score | None
+    share: Score
+    n_images: int = Field(gt=0, le=10**9)
 
 
 class TrainedAlone(_Said):
@@ -96,14 +100,14 @@ class Evaluated(_Said):
     """By part and model. Beside it the tensors of the hospital's own model, if the hospital gives it away."""
 
     said: Literal["evaluated"] = "evaluated"
-    scores: dict[Part, dict[str, ScoreSummary]]
+    scores: dict[Literal["validation", "test"], dict[str, ScoreSummary]]
 
 
 class Declined(_Said):
     """Why a hospital does not do as it was asked, in words that name none of its files; its own log says more."""
 
     said: Literal["declined"] = "declined"
-    reason: str
+    reason: str = Field(max_length=300)
 
 
 Saying = Joined | Exchanged | Trained | Validated | Compared | TrainedAlone | Evaluated | Declined

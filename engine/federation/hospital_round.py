@@ -9,6 +9,7 @@ import torch
 
 from engine.config import Federation
 from engine.errors import UpdateError
+from engine.federation.audited import fingerprint
 from engine.federation.compression import encode
 from engine.federation.named_tensors import label, of_kind
 from engine.federation.privacy import Account, plan_noise, spent_epsilon
@@ -57,8 +58,9 @@ def train_one_round(
     seed, noise, privacy = derive_seed(training.seed, message.round_number, message.hospital), None, federation.privacy
     if privacy is not None:
         plan, account = plan_noise(privacy, len(images), training), Account.of(kept)
-        seed = account.seed(message.round_number, "draws")
-        noise_seed = account.seed(message.round_number, "noise")
+        asked = fingerprint(message.sent)  # two questions under one noise would show their difference
+        seed = account.seed(message.round_number, f"draws {asked}")
+        noise_seed = account.seed(message.round_number, f"noise {asked}")
         noise = Noise(plan.sample_rate, plan.multiplier, privacy.max_grad_norm, noise_seed)
     scores = train_locally(
         network,

@@ -23,12 +23,12 @@ from engine.federation.tasks import rules_of, with_heads
 from engine.federation.training_log import log, logging_to
 from engine.federation.training_run import audited, write_results, write_secure_aggregation
 from engine.federation.transports.networked import Link, NetworkTransport, failure, square
-from engine.federation.updates import HospitalFailure, Update
+from engine.federation.updates import HospitalFailure, Update, all_finite
 from engine.results.bootstrap import REPLICATES
 from engine.results.files import write_json
 from engine.results.lock import alone_with
 from engine.results.metrics import ECE_BINS
-from engine.results.rounds import ALL, append_rounds, drop_rounds_after
+from engine.results.rounds import ALL, RoundLine, append_rounds, drop_rounds_after
 from engine.results.run_folder import EVALUATION, JOINED, Run, RunConfig, create_run, now, weights_name, write_manifest
 from engine.results.summaries import SCORE_BINS, ScoreSummary, score_summaries
 from engine.results.words import count
@@ -131,10 +131,10 @@ def train_networked_run(run: Run, link: Link) -> Run:
         drop_rounds_after(run.folder / "rounds.jsonl", {"global": state.round})
         held = {name: Joined.model_validate(told) for name, told in known["hospitals"].items()}
         validators = [name for name, told in held.items() if sum(told.counts["validation"].values())]
-        transport = NetworkTransport(link, federation, known["training"], rules, state, list(held), validators)
+        sizes = {name: sum(told.counts["train"].values()) for name, told in held.items()}
+        transport = NetworkTransport(link, federation, known["training"], rules, state, sizes, validators)
         log.info("global: from round %d to %d", state.round, federation.training.rounds)
         rounds = AuditedRounds(checkpoint, audit_log)
-        sizes = {name: sum(told.counts["train"].values()) for name, told in held.items()}
         report = ProgressReport(
             checkpoint.folder / "progress.json",
             {"global": sizes},
@@ -175,13 +175,18 @@ def _beginning(network: Network, private: frozenset[str]) -> TrainingState:
 def _train_alone(run: Run, link: Link, transport: NetworkTransport) -> None:
     """Each hospital's own model, at the hospital; its rounds come back, and replace what an earlier sitting left."""
     for hospital, reply in _ask_all(link, transport, "local", {}):
-        model = f"local/{hospital}"
         match reply:
-            case (TrainedAlone() as said, _) if all(line.model == model and line.hospital in (hospital, ALL)
-                                                    for line in said.rounds):  # fmt: skip
+            case (TrainedAlone() as said, _) if _are_own_rounds(said.rounds, hospital, run.federation.training.rounds):
                 append_rounds(run.folder / "rounds.jsonl", said.rounds)
             case _:
                 log.warning("%s: its own model is missing: %s", hospital, failure(hospital, reply).reason)
+
+
+def _are_own_rounds(lines: Sequence[RoundLine], hospital: str, n_rounds: int) -> bool:
+    """Each round once for the hospital and once in sum, of its own model alone."""
+    expected = [("local", f"local/{hospital}", number, name) for number in range(1, n_rounds + 1)
+                for name in (hospital, ALL)]  # fmt: skip
+    return [(line.arm, line.model, line.round, line.hospital) for line in lines] == expected
 
 
 def _evaluate(run: Run, link: Link, transport: NetworkTransport, weights: Tensors, held: Mapping[str, Joined]) -> None:
@@ -189,11 +194,11 @@ def _evaluate(run: Run, link: Link, transport: NetworkTransport, weights: Tensor
     told: dict[str, dict[str, dict[str, ScoreSummary]]] = {}
     for hospital, reply in _ask_all(link, transport, "evaluate", weights):
         match reply:
-            case (Evaluated() as said, own) if _is_sound(said, hospital, len(federation.classes)):
+            case (Evaluated() as said, own) if _is_sound(said, hospital, federation):
                 for part, models in said.scores.items():
                     for model, summary in models.items():
                         told.setdefault(part, {}).setdefault(model, {})[hospital] = summary
-                if own:
+                if own and _is_like(own, weights):
                     save_tensors(run.folder / weights_name(f"local/{hospital}"), own)
             case _:
                 log.warning("%s: is not evaluated: %s", hospital, failure(hospital, reply).reason)
@@ -226,10 +231,23 @@ def _evaluate(run: Run, link: Link, transport: NetworkTransport, weights: Tensor
     )
 
 
-def _is_sound(said: Evaluated, hospital: str, n_classes: int) -> bool:
+def _is_like(own: Tensors, weights: Tensors) -> bool:
+    """Finite tensors of the shared ones' names, shapes and types, and perhaps private ones beside them."""
+    shared = {name: own.get(name) for name in weights}
+    return all(all_finite(tensor) for tensor in own.values() if tensor.is_floating_point()) and all(
+        tensor is not None and tensor.shape == weights[name].shape and tensor.dtype == weights[name].dtype
+        for name, tensor in shared.items()
+    )
+
+
+def _is_sound(said: Evaluated, hospital: str, federation: Federation) -> bool:
     """A hospital speaks of the federated model and of its own, in counts of the federation's classes."""
+    n_classes = len(federation.classes)
+    models_here = ("global", f"local/{hospital}") if "local" in federation.arms else ("global",)
     return all(
-        model in ("global", f"local/{hospital}")
+        model in models_here
+        and sum(images for images, _, _ in one.calibration) == sum(map(sum, one.confusion_matrix))
+        and all(sum(row) > 0 for row in one.replicates)
         and square(one.confusion_matrix, n_classes) is not None
         and len(one.calibration) == ECE_BINS
         and len(one.scores) == n_classes

@@ -14,13 +14,15 @@ from pathlib import Path
 import pandas as pd
 from pydantic import ValidationError
 
-from engine.config import Federation
+from engine.config import Federation, networked
 from engine.data.federation_data import read_federation_data
 from engine.data.splits import PARTS, Part
 from engine.errors import ConfigError, ConsiliumError, DataError
 from engine.federation.arms import ModelPlan, Sets, image_sets, plan_models
+from engine.federation.audited import fingerprint
 from engine.federation.checkpoint import Checkpoint, load_tensors, save_tensors
 from engine.federation.conversation import (
+    TRAINING_ID,
     Compared,
     Declined,
     Evaluated,
@@ -36,18 +38,19 @@ from engine.federation.frozen import cache_features
 from engine.federation.named_tensors import label, of_kind
 from engine.federation.policy import Policy
 from engine.federation.predictions import prediction_rows
-from engine.federation.privacy import KIND, require_noise
+from engine.federation.privacy import KIND, Account, require_noise
 from engine.federation.rounds import Rules, TrainingState, run_rounds
-from engine.federation.secure_aggregation import Advertise, Participant, Request
+from engine.federation.secure_aggregation import Advertise, Participant, Request, ShareKeys
 from engine.federation.secure_round import mask_update
 from engine.federation.tasks import make_tasks, rules_of, with_heads
 from engine.federation.training_log import log
 from engine.federation.transports import PretextReply
 from engine.federation.transports.in_process import InProcessTransport
 from engine.federation.updates import HospitalFailure
-from engine.results.files import write_atomically, write_json
+from engine.results.files import read_json, write_atomically, write_json
 from engine.results.rounds import drop_rounds_after, read_rounds
 from engine.results.summaries import summarise
+from engine.secure_aggregation_config import FEWEST
 from engine.training.build import build_network
 from engine.training.device import choose_device
 from engine.training.features import HeadNetwork
@@ -78,7 +81,7 @@ class HospitalNode:
         try:
             if question.hospital != self.hospital:
                 raise RefusalError(f"this node is {self.hospital}, not {question.hospital}")
-            federation = Federation.model_validate(question.federation)
+            federation = _agreed(question.federation)
             if reason := self._policy.refusal(federation, self._clock().time()):
                 raise RefusalError(reason)
             if self._work is None or self._work.federation != federation or self._work.training != question.training:
@@ -90,7 +93,7 @@ class HospitalNode:
         except ValidationError as error:
             log.error("%s: the federation is none that this version knows: %s", question.kind, error)
             return Declined(reason="the federation is none that this hospital's version knows"), {}
-        except (ConsiliumError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # whatever it was asked, this node goes on
             log.error("%s failed: %s: %s", question.kind, type(error).__name__, error)
             return Declined(reason=f"{question.kind} failed ({type(error).__name__}); this hospital's log says why"), {}
 
@@ -106,7 +109,11 @@ class _Work:
         self.federation, self.training = federation, training
         self._hospital = hospital
         self._folder = state / training
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        agreed, told = self._folder / "federation.json", federation.model_dump(mode="json")
+        if agreed.is_file() and read_json(agreed) != told:  # or what one file keeps here, another could send away
+            raise RefusalError("this training began here with another federation file")
+        write_json(agreed, told)
         self._data = read_federation_data(alone(federation, hospital), data)
         if wrong := [found for found in self._data.audit.errors if found.kind != "absent-class"]:
             raise DataError(wrong[0].sentence)
@@ -167,16 +174,30 @@ class _Work:
             self._participant = Participant(self._hospital)
         if self._participant is None or request is None:
             raise RefusalError("this hospital has no keys of this round; it was started anew")
+        secure = self._rules.secure_aggregation
+        if isinstance(request, ShareKeys):
+            few = len(request.keys) < FEWEST or secure is None or request.threshold < secure.minimum(len(request.keys))
+            if few or not request.keys.keys() <= {one.id for one in self.federation.hospital}:
+                raise RefusalError("a sum of so few would show this hospital's own update")
         return Exchanged(reply=self._participant.answer(request))
 
     def _train(self, question: Question, sent: Tensors) -> tuple[Saying, Tensors]:
+        if not 1 <= question.round <= self.federation.training.rounds:
+            raise RefusalError(f"round {question.round} is none of the {self.federation.training.rounds} agreed on")
+        privacy, asked = self.federation.privacy, f"{question.round} {fingerprint(sent)}"
+        spent = self._spent(asked) if privacy is not None else {}
         in_the_clear = replace(self._rules, secure_aggregation=None)  # until it leaves
-        transport = self._transport(self._plans["federated"], in_the_clear, self._kept(question))
+        transport = self._transport(self._plans["federated"], in_the_clear, {**self._kept(question), **spent})
         (reply,) = transport.train(sent, question.round, [self._hospital])
         if isinstance(reply, HospitalFailure):
             raise ConfigError(reply.reason)
         transport.settle(refused=())
-        if kept := transport.kept().get(self._hospital):
+        kept = transport.kept().get(self._hospital, {})
+        if privacy is not None:
+            if reply.epsilon is None or reply.epsilon > 1.01 * privacy.epsilon:
+                raise RefusalError("this hospital's epsilon is spent")
+            self._spend(asked, spent, label(KIND, of_kind(KIND, kept)))
+        if kept:
             save_tensors(self._kept_file(question.round), kept)
         if self._rules.secure_aggregation is not None:
             if self._participant is None:
@@ -185,14 +206,29 @@ class _Work:
         said = Trained(n_images=reply.n_images, epochs=reply.epochs, seconds=reply.seconds, epsilon=reply.epsilon)
         return said, reply.tensors
 
+    def _spent(self, asked: str) -> Tensors:
+        """The privacy account that a question begins from. The last question again (its answer was lost) has the same
+        noise, so the same answer, and is paid for once; any other is paid for, whatever rounds it calls itself."""
+        folder = self._folder / "spent"
+        if not (folder / "after.safetensors").is_file():  # the key must outlive even a first answer that was lost
+            save_tensors(folder / "after.safetensors", Account.of({}).kept())
+        last = folder / "asked.json"
+        again = last.is_file() and read_json(last) == asked
+        return load_tensors(folder / ("before.safetensors" if again else "after.safetensors"))
+
+    def _spend(self, asked: str, before: Tensors, after: Tensors) -> None:
+        """Before the answer leaves. A kill in between counts a round twice, never not at all."""
+        folder = self._folder / "spent"
+        save_tensors(folder / "before.safetensors", before)
+        save_tensors(folder / "after.safetensors", after)
+        write_json(folder / "asked.json", asked)
+
     def _kept(self, question: Question) -> Tensors:
-        """Of the last round that was averaged; but privacy once spent is spent, whatever became of the update."""
+        """Of the last round that was averaged; of others' files only the best round's and the newest stay."""
         files = {int(path.stem): path for path in self._kept_file(0).parent.glob("*.safetensors")}
-        newest = max(files, default=0)
-        for number in files.keys() - {question.accepted, question.best, newest}:
+        for number in files.keys() - {question.accepted, question.best, max(files, default=0)}:
             files[number].unlink()
-        spent = label(KIND, of_kind(KIND, load_tensors(files[newest]))) if newest else {}
-        return {**self._kept_from(question.accepted), **spent}
+        return self._kept_from(question.accepted)
 
     def _kept_from(self, round_number: int) -> Tensors:
         file = self._kept_file(round_number)
@@ -281,9 +317,19 @@ def alone(federation: Federation, hospital: str) -> Federation:
     return federation.model_copy(update={"hospital": (mine[0].model_copy(update=folder),)})
 
 
+def _agreed(told: dict[str, object]) -> Federation:
+    """The federation that a question names, if it is one that can be trained over a network: no weights file of this
+    machine, no pool of images that somebody deals."""
+    federation = Federation.model_validate(told)
+    try:
+        return networked(federation)
+    except ConfigError as error:
+        raise RefusalError(str(error)) from None
+
+
 def forget(state: Path) -> list[str]:
     """Delete every training's state; gives back their names."""
-    gone = [path for path in sorted(state.iterdir()) if path.is_dir() and (path / "dataset_splits.json").is_file()]
+    gone = [path for path in sorted(state.iterdir()) if path.is_dir() and TRAINING_ID.fullmatch(path.name)]
     for path in gone:
         shutil.rmtree(path)
     return [path.name for path in gone]

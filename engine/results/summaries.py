@@ -5,11 +5,11 @@ every single group, so a hospital draws them from its operating system, not from
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from engine.results.bootstrap import REPLICATES, confusion_intervals, resampled_confusions
 from engine.results.evaluation import matrix_cell
@@ -17,6 +17,7 @@ from engine.results.metrics import ECE_BINS, Floats, Integers, confusion, matrix
 
 SCORE_BINS = 400  # of a class's log-odds between -SCORE_END and SCORE_END; within a bin images count as tied
 SCORE_END = 10.0
+Count = Annotated[int, Field(ge=0, le=10**9)]  # a hospital may say anything; sums of these do not overflow
 
 
 class ScoreSummary(BaseModel):
@@ -25,11 +26,11 @@ class ScoreSummary(BaseModel):
     log-odds; `replicates` flat confusion matrices."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    confusion_matrix: tuple[tuple[int, ...], ...]
-    n_groups: int
-    calibration: tuple[tuple[int, float, int], ...]
-    scores: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
-    replicates: tuple[tuple[int, ...], ...]
+    confusion_matrix: tuple[tuple[Count, ...], ...]
+    n_groups: Count
+    calibration: tuple[tuple[Count, Annotated[float, Field(ge=0, le=10**9)], Count], ...]
+    scores: tuple[tuple[tuple[Count, ...], tuple[Count, ...]], ...]
+    replicates: tuple[tuple[Count, ...], ...]
 
 
 def summarise(logits: Floats, labels: Integers, groups: Sequence[str], n_classes: int) -> ScoreSummary:

@@ -9,12 +9,13 @@ import torch
 from engine.config import Federation
 from engine.federation.conversation import Compared, Declined, Exchanged, Kind, Question, Saying, Trained, Validated
 from engine.federation.rounds import Rules, TrainingState
-from engine.federation.secure_aggregation import Reply, Request
+from engine.federation.secure_aggregation import KEY_BYTES, PublicKeys, Reply, Request
 from engine.federation.transports import AnyReply, PretextReply, ValidationReply
 from engine.federation.updates import HospitalFailure, Update, count_bytes
 from engine.training.networks import Tensors
 
 ACCEPTED = "accepted/round"
+LARGEST = 1e9  # of a loss; a mean of larger ones may be no number
 
 
 class Link(Protocol):
@@ -24,8 +25,8 @@ class Link(Protocol):
 
 
 class NetworkTransport:
-    """`state` is the one that the rounds go on from; `trainers` are the hospitals that joined, `validators` those of
-    them that have validation images."""
+    """`state` is the one that the rounds go on from; `trainers` are the hospitals that joined, with the
+    training images they joined with, `validators` those of them that have validation images."""
 
     def __init__(
         self,
@@ -34,10 +35,11 @@ class NetworkTransport:
         training: str,
         rules: Rules,
         state: TrainingState,
-        trainers: Sequence[str],
+        trainers: Mapping[str, int],
         validators: Sequence[str],
     ) -> None:
         self.trainers = tuple(trainers)
+        self._n_images = trainers
         self._link = link
         self._federation = federation.model_dump(mode="json")
         self._classes = federation.classes
@@ -77,6 +79,11 @@ class NetworkTransport:
         ]
         for hospital, reply in zip(hospitals, self._link.ask(asked), strict=True):
             match reply:
+                case (Trained() as said, _) if said.n_images > self._n_images[hospital]:
+                    reason = f"says {said.n_images:,} images, and joined with {self._n_images[hospital]:,}"
+                    yield HospitalFailure(hospital, reason)
+                case (Trained() as said, _) if any(abs(epoch.loss) > LARGEST for epoch in said.epochs):
+                    yield HospitalFailure(hospital, "its training loss is no loss")
                 case (Trained() as said, tensors):
                     self._new[hospital] = round_number
                     yield Update(hospital, tensors, said.n_images, said.epochs, said.seconds, said.epsilon)
@@ -90,6 +97,8 @@ class NetworkTransport:
         replies: dict[str, Reply | HospitalFailure] = {}
         for hospital, reply in zip(requests, self._link.ask(asked), strict=True):
             match reply:
+                case (Exchanged(reply=PublicKeys() as keys), _) if {len(keys.cipher), len(keys.mask)} != {KEY_BYTES}:
+                    replies[hospital] = HospitalFailure(hospital, "its keys are no keys")
                 case (Exchanged() as said, _):
                     replies[hospital] = said.reply
                 case _:

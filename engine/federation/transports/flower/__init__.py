@@ -6,9 +6,10 @@ Flower carries; it averages nothing, chooses nobody and runs no code of a coordi
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import httpx
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter
 
 from engine.federation.conversation import Question, Saying
 from engine.federation.training_log import log
@@ -89,14 +90,16 @@ class FlowerLink:
 
     def _reply(self, hospital: str, message_id: str, deadline: float) -> tuple[Saying, Tensors] | HospitalFailure:
         while True:
-            for reply in self._grid.pull_messages([message_id]):
-                if reply.has_error():
-                    return HospitalFailure(hospital, ERRORS.get(reply.error.code, "its node could not answer"))
-                try:
+            try:
+                for reply in self._grid.pull_messages([message_id]):
+                    if reply.has_error():
+                        return HospitalFailure(hospital, ERRORS.get(reply.error.code, "its node could not answer"))
                     text, tensors = from_record(reply.content)
                     return _SAYING.validate_json(text), tensors
-                except (ValidationError, KeyError, ValueError, TypeError):
-                    return HospitalFailure(hospital, "answered in no known words; is its version this one?")
+            except httpx.HTTPError:  # the SuperLink is gone, and with it every hospital
+                raise
+            except Exception:  # bytes of a hospital's choosing fail in many ways, and must not stop the others
+                return HospitalFailure(hospital, "answered in no known words; is its version this one?")
             if time.monotonic() > deadline:
                 return HospitalFailure(hospital, "did not answer in time")
             time.sleep(POLL_SECONDS)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from flwr.app import ConfigRecord, Message, RecordDict
-from pydantic import ValidationError
 
 from engine.federation.conversation import Declined, Question
 from engine.federation.node import HospitalNode
@@ -15,12 +14,12 @@ WHO = "who"  # a message that asks nothing but whose node this is
 
 def reply_to(message: Message, node: HospitalNode) -> Message:
     """Never raises: Flower would send an exception's text to the coordinator."""
-    if WHO in message.content.config_records:
-        return Message(RecordDict({WHO: ConfigRecord({"hospital": node.hospital})}), reply_to=message)
     try:
+        if WHO in message.content.config_records:
+            return Message(RecordDict({WHO: ConfigRecord({"hospital": node.hospital})}), reply_to=message)
         text, tensors = from_record(message.content)
         question = Question.model_validate_json(text)
-    except (ValidationError, KeyError, ValueError, TypeError) as error:
+    except Exception as error:  # bytes of a coordinator's choosing fail in many ways, and must not stop this node
         log.error("a question in no known words: %s", error)
         return Message(to_record(Declined(reason="asked in no known words"), {}), reply_to=message)
     log.info("%s, round %d, of training %s", question.kind, question.round, question.training)

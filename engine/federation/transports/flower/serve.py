@@ -44,7 +44,7 @@ def opened_link(
             f"{certificates / SERVER}: has expired; renew it with: certificates {certificates} --host NAME"
         )
     keys = {one.id: public_key(certificates / one.id / NODE_PUBLIC) for one in federation.hospital}
-    state.mkdir(parents=True, exist_ok=True)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
     secret_file = state / "secret"
     secret = _secret(secret_file)
     here = "127.0.0.1" if host in ("0.0.0.0", "127.0.0.1", "localhost", "::") else host
@@ -91,7 +91,7 @@ def serve_hospital(
     status: dict[str, str],
 ) -> None:
     """Answer until `stop`. Connects outwards alone; `status` is kept up to date for whoever watches."""
-    state.mkdir(parents=True, exist_ok=True)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
     secret_file = state / "secret"
     secret, port = _secret(secret_file), free_port()
     supernode = Child(
@@ -128,8 +128,10 @@ def serve_hospital(
 def _secret(file: Path) -> bytes:
     """Between this program and its own Flower process: without it, any local user could take a hospital's tasks."""
     if not file.is_file():
-        file.touch(mode=0o600)
-        file.write_bytes(secrets.token_bytes(32))
+        partial = file.with_name(f".{file.name}.partial")  # a kill leaves no empty secret
+        partial.touch(mode=0o600)
+        partial.write_bytes(secrets.token_bytes(32))
+        partial.replace(file)
     return file.read_bytes()
 
 
@@ -146,7 +148,8 @@ def _wait_until_up(endpoint: Endpoint, superlink: Child, log_file: Path) -> None
 
 
 def _require_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

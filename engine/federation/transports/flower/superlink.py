@@ -25,7 +25,8 @@ class OneDoor:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        here = (scope.get("client") or ("", 0))[0] in HERE
+        client, own = ((scope.get(side) or ("", 0))[0] for side in ("client", "server"))
+        here = client in HERE or client == own  # this machine under its own address
         open_path = scope["type"] == "http" and scope["path"].startswith(OPEN) and ".." not in scope["path"]
         if scope["type"] == "lifespan" or here or open_path:
             await self._app(scope, receive, send)
