@@ -133,8 +133,9 @@ def measure(n_hospitals: int, side_px: int, rounds: int, *, trains: bool) -> dic
                 joined = join(federation, link, training)
                 network = build_network(federation.model, len(federation.classes), seed=0)
                 start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+                sizes = {name: sum(told.counts["train"].values()) for name, told in joined.items()}
                 state, clock = TrainingState(start, start), Clock()
-                transport = NetworkTransport(link, federation, training, Rules(), state, list(joined), list(joined))
+                transport = NetworkTransport(link, federation, training, Rules(), state, sizes, list(joined))
                 run_rounds("federated", "global", federation.training, transport, state, clock)
         finally:
             for process in serving:
