@@ -3,8 +3,6 @@
 Commands that train or publish import torch when they are called, so that the others run where torch is absent.
 """
 
-import dataclasses
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -17,17 +15,15 @@ from engine.audit_log_commands import audit_log_app
 from engine.config import EXTERNAL, Federation, load_federation
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, read_federation_data
-from engine.data.labels import nearest_class
 from engine.data_commands import data_app
-from engine.errors import ConfigError, ConsiliumError, ImageError
+from engine.errors import ConfigError, ConsiliumError
 from engine.estimate_command import estimate_training_command
-from engine.inference.panel import Panel, open_panel
 from engine.leakage_command import measure_run_leakage
 from engine.loopback_command import train_on_loopback
 from engine.network_commands import coordinate, hospital_app, make_certificates_command
+from engine.opinion_commands import evaluate, predict
 from engine.options import Arms, Artifacts, DataFolder, FederationFile, Models, Overrides, Preset, settings
 from engine.probe_command import probe_encoders
-from engine.results.files import write_json
 from engine.results.published import (
     current_version,
     exact_version,
@@ -38,9 +34,9 @@ from engine.results.published import (
     set_current,
 )
 from engine.results.rounds import ALL
-from engine.results.run_folder import RUN_NAME, artifacts_folder, find_run, list_runs, now
+from engine.results.run_folder import artifacts_folder, find_run, list_runs
 from engine.sweep_commands import show_table, train_sweep
-from engine.terminal import fail, output, print_audit, print_opinions, print_scores, progress_bar, say, stepper
+from engine.terminal import fail, output, print_audit, print_scores, progress_bar, say, stepper
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Consilium's training engine."
@@ -52,6 +48,8 @@ app.command("sweep")(train_sweep)
 app.command("table")(show_table)
 app.command("probe")(probe_encoders)
 app.command("leakage")(measure_run_leakage)
+app.command("evaluate")(evaluate)
+app.command("predict")(predict)
 app.command("certificates")(make_certificates_command)
 app.command("coordinator")(coordinate)
 app.command("loopback")(train_on_loopback)
@@ -61,8 +59,6 @@ ENGINE_ONLY = {
     "torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock", "opacus",
     "cryptography",
 }  # fmt: skip
-
-Source = Annotated[str, typer.Argument(metavar="SOURCE", help="run-NNN, NAME (served version) or NAME@vN")]
 
 
 def main() -> None:
@@ -309,90 +305,6 @@ def rollback(
     chosen = exact_version(folder, name, version)
     set_current(folder, chosen)
     say(f"{name} serves {version} now")
-
-
-@app.command()
-def evaluate(
-    source: Source,
-    images: Annotated[Path, typer.Option("--images", metavar="DIR", help="One folder per class")],
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all metrics there")] = None,
-    artifacts: Artifacts = None,
-    models: Models = None,
-) -> None:
-    """Score every model of a run or a published version on folders of labelled images."""
-    from engine.inference.evaluate import evaluate_folder
-
-    panel = _open_source(source, artifacts, models)
-    with progress_bar() as bar:
-        task = bar.add_task("Evaluating", total=None)
-        scores, left_out = evaluate_folder(panel, images, lambda done, of: bar.update(task, completed=done, total=of))
-    for folder in left_out.folders:
-        close = nearest_class(folder, panel.federation.classes)
-        hint = f" (did it mean {close}?)" if close else ""
-        say(f"left out: folder '{folder}' names no class{hint}")
-    for path, reason in left_out.images:
-        say(f"left out: {path}: {reason}")
-    n_images = next(iter(scores.values()))["n_images"]
-    if json_file is not None:
-        write_json(json_file, {"source": source, "images": n_images, "models": scores})
-    print_scores(panel.federation, scores, title=f"{images}")
-
-
-@app.command()
-def predict(
-    source: Source,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or DICOM")],
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, everything else on stderr")] = False,
-    insist: Annotated[bool, typer.Option(help="Opinions on refused images too, marked as refused")] = False,
-    frame: Annotated[int | None, typer.Option(metavar="N", min=1, help="Of a DICOM file with several, from 1")] = None,
-    report: Annotated[Path | None, typer.Option(metavar="DIR", help="A PDF and JSON per image, nameless")] = None,
-    artifacts: Artifacts = None,
-    models: Models = None,
-) -> None:
-    """What every model of a run or a published version says about each image, and whether it is refused."""
-    panel = _open_source(source, artifacts, models)
-    version = None
-    if report is not None:
-        if RUN_NAME.fullmatch(source):
-            raise ConfigError("--report needs a published version, whose hashes it names: publish the run first")
-        version = find_source(models_folder(models), source)
-    answers: list[dict[str, Any]] = []
-    problems: list[str] = []
-    for number, image in enumerate(images, start=1):
-        try:
-            reading = panel.read(Path(image), frame=None if frame is None else frame - 1, insist=insist)
-        except ImageError as error:
-            problems.append(f"{image}: {error}")
-            answers.append({"image": image, "refused": True, "reasons": [str(error)], "opinions": {}})
-            continue
-        opinions = {model: dataclasses.asdict(opinion) for model, opinion in reading.opinions.items()}
-        answers.append(
-            {"image": image, "refused": reading.refused, "reasons": list(reading.reasons), "opinions": opinions}
-        )
-        if report is not None and version is not None:
-            from engine.inference.report_page import write_report
-
-            try:
-                paths = write_report(reading, version, report, f"image {number}", insisted=insist, made_at=now())
-            except ConsiliumError as error:  # the answers are still printed
-                problems.append(str(error))
-            else:
-                say(*(f"Wrote {path}" for path in paths))
-    if as_json:
-        typer.echo(json.dumps(answers, indent=2, ensure_ascii=False, allow_nan=False))
-    else:
-        print_opinions(panel.federation, answers, calibrated=panel.calibration is not None)
-    if problems:
-        raise ImageError("; ".join(problems))
-
-
-def _open_source(source: str, artifacts: Path | None, models: Path | None) -> Panel:
-    """run-NNN scores its own weights in torch; NAME and NAME@vN need nothing but ONNX Runtime."""
-    if RUN_NAME.fullmatch(source):
-        from engine.publishing.run_panel import open_run_panel
-
-        return open_run_panel(find_run(artifacts_folder(artifacts), source))
-    return open_panel(find_source(models_folder(models), source))
 
 
 def _read(federation: Federation, data: Path | None) -> FederationData:

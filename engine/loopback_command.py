@@ -76,8 +76,6 @@ def train_on_loopback(
                 _hospitals(folders, certificates, f"{HERE}:{port}", logs, state),
             ):  # fmt: skip
                 say(f"{count(len(folders), 'hospital')} and the coordinator on {HERE}:{port}; logs in {logs}/")
-                if run is not None:  # joining waits for all; going on would begin with the first of them
-                    link.wait_for(set(folders), len(folders))
                 train_through(link, run, federation, federation_file, folder, changes, again, {})
 
 

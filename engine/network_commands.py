@@ -21,12 +21,12 @@ from engine.config import Federation, load_federation, networked
 from engine.errors import ConfigError, ConsiliumError
 from engine.health import health_endpoint
 from engine.options import Arms, Artifacts, FederationFile, Overrides, settings
-from engine.results.run_folder import Run, artifacts_folder
+from engine.results.run_folder import JOINED, Run, artifacts_folder
 from engine.results.words import count
 from engine.terminal import output, say
 
 if TYPE_CHECKING:  # it imports torch
-    from engine.federation.transports.networked import Link
+    from engine.federation.transports.flower import FlowerLink
 
 hospital_app = typer.Typer(invoke_without_command=True, help="A hospital's own node: start it, check it, leave.")
 HealthPort = Annotated[int | None, typer.Option("--health-port", help="GET /healthz here; none where not given")]
@@ -122,7 +122,7 @@ def refuse_changes(overrides: Sequence[str] | None, arms: str | None) -> None:
 
 
 def train_through(
-    link: "Link",
+    link: "FlowerLink",
     run: Run | None,
     federation: Federation,
     federation_file: Path,
@@ -138,6 +138,9 @@ def train_through(
         training = new_training()
         joined = join(federation, link, training)
         run = start_networked_run(federation, training, joined, federation_file.as_posix(), artifacts, changes)
+    else:  # as joining does: going on would begin with the first of them
+        hospitals = set(run.read_json(JOINED)["hospitals"])
+        link.wait_for(hospitals, len(hospitals))
     status |= {"state": "training", "run": run.name}
     say(f"Training into {run.folder}")
     try:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from engine.results.run_folder import Run
 from engine.sections import ViewsConfig
 
 PROJECT = Path(__file__).resolve().parent.parent
+collect_ignore = [] if find_spec("flwr") else ["test_flower_link.py"]
 TINY = (
     "model.architecture='compact-cnn'",
     "model.image_size_px=32",

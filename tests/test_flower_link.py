@@ -9,26 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app.error import Error
+from flwr.cli.build import build_fab_from_disk, build_fab_from_files
+from flwr.supercore.task_identity import TaskIdentity
 
-flwr = pytest.importorskip("flwr", reason="Flower is not installed")
-
-from flwr.app import ConfigRecord, Message, RecordDict  # noqa: E402
-from flwr.app.error import Error  # noqa: E402
-from flwr.cli.build import build_fab_from_disk, build_fab_from_files  # noqa: E402
-from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
-
-from engine.config import load_federation  # noqa: E402
-from engine.errors import ConfigError, DataError  # noqa: E402
-from engine.federation.certificates import days_left, make_certificates, public_key  # noqa: E402
-from engine.federation.conversation import Declined, Question, Saying, Validated  # noqa: E402
-from engine.federation.transports.flower import FlowerLink, from_record, to_record  # noqa: E402
-from engine.federation.transports.flower.apps import data_folder, settings_of  # noqa: E402
-from engine.federation.transports.flower.node import WHO, reply_to  # noqa: E402
-from engine.federation.transports.flower.runtime import BUNDLE  # noqa: E402
-from engine.federation.transports.flower.serve import opened_link  # noqa: E402
-from engine.federation.transports.flower.superlink import OneDoor  # noqa: E402
-from engine.federation.updates import HospitalFailure  # noqa: E402
-from engine.training.networks import Tensors  # noqa: E402
+from engine.config import load_federation
+from engine.errors import ConfigError, DataError
+from engine.federation.certificates import days_left, make_certificates, public_key
+from engine.federation.conversation import Declined, Question, Saying, Validated
+from engine.federation.transports.flower import FlowerLink, from_record, to_record
+from engine.federation.transports.flower.apps import data_folder, settings_of
+from engine.federation.transports.flower.node import WHO, reply_to
+from engine.federation.transports.flower.runtime import BUNDLE
+from engine.federation.transports.flower.serve import opened_link
+from engine.federation.transports.flower.superlink import OneDoor
+from engine.federation.updates import HospitalFailure
+from engine.training.networks import Tensors
 
 PROJECT = Path(__file__).resolve().parent.parent
 NAMES = [f"h{number}" for number in range(10)]

@@ -59,6 +59,7 @@ def test_upload_to_opinions(address: str, browser: "sync_api.Browser", slice_fil
     page.get_by_text("One model's heatmap").click()
     page.locator(".legend").wait_for(timeout=PATIENCE_MS)
     assert image.evaluate("image => image.naturalWidth") == 512
+    page.locator(ENDED).wait_for(timeout=PATIENCE_MS)  # each run of the page gives the button another file to ask for
     with page.expect_download(timeout=PATIENCE_MS) as download:
         page.get_by_role("button", name="Report as PDF").click()
     assert Path(download.value.path()).read_bytes().startswith(b"%PDF")

@@ -15,6 +15,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 SESSIONS = 20
 PATIENCE_MS = 120_000
+ENDED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -39,6 +40,8 @@ def test_no_answer_reaches_another_session(
     for page, _ in pages:
         page.get_by_role("button", name="I understand").click(timeout=PATIENCE_MS)
     for page, file in pages:
+        page.get_by_role("button", name="I understand").wait_for(state="detached", timeout=PATIENCE_MS)
+        page.locator(ENDED).wait_for(timeout=PATIENCE_MS)  # until then what stood lower may stand twice
         page.locator("input[type=file]").wait_for(state="attached", timeout=PATIENCE_MS)
         page.set_input_files("input[type=file]", file)
     for number, (page, _) in enumerate(pages):

@@ -98,7 +98,8 @@ class FlowerLink:
                     return _SAYING.validate_json(text), tensors
             except httpx.HTTPError:  # the SuperLink is gone, and with it every hospital
                 raise
-            except Exception:  # bytes of a hospital's choosing fail in many ways, and must not stop the others
+            except Exception as error:  # bytes of a hospital's choosing fail in many ways, and must not stop the others
+                log.warning("%s: an answer cannot be read: %s: %s", hospital, type(error).__name__, error)
                 return HospitalFailure(hospital, "answered in no known words; is its version this one?")
             if time.monotonic() > deadline:
                 return HospitalFailure(hospital, "did not answer in time")

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import httpx
-from flwr.app import Message
+from flwr.app import Context, Message
 from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import HEARTBEAT_PATIENCE
 from flwr.common.serde import context_from_proto, context_to_proto, fab_to_proto, run_from_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -22,7 +23,7 @@ from flwr.proto.control_pb2 import (
     StartRunRequest,
     StopRunRequest,
 )
-from flwr.proto.node_pb2 import Node
+from flwr.proto.node_pb2 import Node, NodeInfo
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
     PullAppMessagesRequest,
@@ -48,14 +49,17 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
+from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
+from engine.errors import RunError
 from engine.federation.training_log import log
 from engine.federation.transports.flower.node import Answer
 
+START_SECONDS = 90.0  # for a SuperLink to be up, and to hand its run out
 HEARTBEAT_S = 20.0  # a task that is not heard of for a minute is taken to be dead
 ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 # All that travels as "the app": names of functions of the installed program, and no file.
@@ -146,10 +150,7 @@ def answer_one(endpoint: Endpoint, answer: Answer) -> bool:
     client = endpoint.runtime(token)
     try:
         with alive(client):
-            given = client.PullTaskInput(PullTaskInputRequest())
-            TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
-            TaskIdentity.node_id = given.context.node_id
-            context = context_from_proto(given.context)
+            context, _ = _begin(client)
             message = _pull_message(client, Node(node_id=context.node_id), context.run_id)
             if message is not None:
                 push_message(client, answer(message), context)
@@ -157,6 +158,14 @@ def answer_one(endpoint: Endpoint, answer: Answer) -> bool:
     finally:
         client.close()
     return True
+
+
+def _begin(client: RuntimeHttpClient) -> tuple[Context, Run]:
+    """Take the task's input. Flower's messages carry the identity of the task that this process is in."""
+    given = client.PullTaskInput(PullTaskInputRequest())
+    TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
+    TaskIdentity.node_id = given.context.node_id
+    return context_from_proto(given.context), run_from_proto(given.run)
 
 
 def _pull_message(client: RuntimeHttpClient, node: Node, run_id: int) -> Message | None:
@@ -199,6 +208,11 @@ def register(endpoint: Endpoint, keys: Mapping[str, bytes]) -> dict[str, int]:
         client.close()
 
 
+def last_heard(node: NodeInfo) -> float:
+    """When this node's last heartbeat came, in seconds since 1970."""
+    return node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval
+
+
 @contextlib.contextmanager
 def opened_grid(endpoint: Endpoint) -> Iterator[Grid]:
     """A run of its own at the SuperLink, done by this process; earlier runs that nobody does any more are stopped."""
@@ -211,20 +225,19 @@ def opened_grid(endpoint: Endpoint) -> Iterator[Grid]:
         control.StartRun(StartRunRequest(fab=fab_to_proto(Fab(hashlib.sha256(fab).hexdigest(), fab, {}))))
     finally:
         control.close()
-    token = None
+    token, until = None, time.monotonic() + START_SECONDS
     while token is None:
-        token = acquire(endpoint, TaskType.SERVER_APP)
+        if time.monotonic() > until:
+            raise RunError(f"the SuperLink at {endpoint.address} gives its run to nobody; its log says why")
         time.sleep(0.1)
+        token = acquire(endpoint, TaskType.SERVER_APP)
     grid = HttpGrid(endpoint.address, endpoint.ca is None, endpoint.ca, token=token)
     client = endpoint.runtime(token)
     status, details = "failed", "stopped"
     try:
         with alive(client):
-            given = client.PullTaskInput(PullTaskInputRequest())
-            TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
-            TaskIdentity.node_id = given.context.node_id
-            context = context_from_proto(given.context)
-            grid.set_run(run_from_proto(given.run))
+            context, run = _begin(client)
+            grid.set_run(run)
             try:
                 yield grid
                 status, details = "completed", ""

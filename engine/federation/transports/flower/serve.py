@@ -18,9 +18,16 @@ from engine.federation.training_log import log
 from engine.federation.transports.flower import FlowerLink
 from engine.federation.transports.flower.node import reply_to
 from engine.federation.transports.flower.processes import Child, running
-from engine.federation.transports.flower.runtime import Endpoint, answer_one, opened_grid, register
+from engine.federation.transports.flower.runtime import (
+    START_SECONDS,
+    Endpoint,
+    answer_one,
+    last_heard,
+    opened_grid,
+    register,
+)
+from engine.results.lock import alone_with
 
-START_SECONDS = 90.0
 RESTART_SECONDS = 5.0  # a key that a killed SuperNode still seems to use is free again after a minute
 
 
@@ -61,14 +68,16 @@ def opened_link(
         state / "superlink.log",
     )
     endpoint = Endpoint(f"{here}:{port}", secret, (certificates / CA).read_bytes())
-    with running(superlink):
+    with alone_with(state / ".lock", f"{state}: is in use"), running(superlink):
         _wait_until_up(endpoint, superlink, state / "superlink.log")
         nodes = register(endpoint, keys)
+        opened = time.time()
         log.info("the coordinator listens on %s:%d for %d hospitals", host, port, len(nodes))
         with opened_grid(endpoint) as grid:
 
             def connected() -> Mapping[str, int]:
-                online = set(grid.get_node_ids())
+                """Those heard of since: a SuperLink that starts again thinks for a minute that all are there."""
+                online = {one.node_id for one in grid.get_nodes() if last_heard(one) >= opened}
                 return {hospital: node for hospital, node in nodes.items() if node in online}
 
             yield FlowerLink(
@@ -106,7 +115,7 @@ def serve_hospital(
     )
     endpoint = Endpoint(f"127.0.0.1:{port}", secret)
     started = 0.0
-    with running(supernode):
+    with alone_with(state / ".lock", f"{state}: is in use"), running(supernode):
         while not stop.is_set():
             status["connection"] = "running" if supernode.is_running else "down"
             if not supernode.is_running and time.monotonic() - started > RESTART_SECONDS:
