@@ -16,6 +16,10 @@ QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
+# glibc keeps what many threads free, and a process grows by every message's megabytes.
+ARENAS, LARGE_BYTES = 2, 262_144
+FRUGAL = {"MALLOC_ARENA_MAX": str(ARENAS), "MALLOC_MMAP_THRESHOLD_": str(LARGE_BYTES)}
+M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3
 PR_SET_PDEATHSIG = 1
 
 
@@ -24,7 +28,7 @@ class Child:
 
     def __init__(self, command: Sequence[str], home: Path, log_file: Path) -> None:
         self._command = [sys.executable, *command]
-        self._environment = {**os.environ, **QUIET, "FLWR_HOME": str(home)}
+        self._environment = {**os.environ, **QUIET, **FRUGAL, "FLWR_HOME": str(home)}
         self._log_file = log_file
         self._process: subprocess.Popen[bytes] | None = None
         self.starts = 0
@@ -71,6 +75,14 @@ def running(child: Child) -> Iterator[Child]:
         yield child
     finally:
         child.stop()
+
+
+def give_memory_back() -> None:
+    """What `FRUGAL` is for a child, for this process."""
+    with contextlib.suppress(AttributeError):  # not glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_ARENA_MAX, ARENAS)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def _end_with_parent() -> None:

@@ -17,7 +17,7 @@ from engine.federation.node import HospitalNode
 from engine.federation.training_log import log
 from engine.federation.transports.flower import FlowerLink
 from engine.federation.transports.flower.node import reply_to
-from engine.federation.transports.flower.processes import Child, running
+from engine.federation.transports.flower.processes import Child, give_memory_back, running
 from engine.federation.transports.flower.runtime import (
     START_SECONDS,
     Endpoint,
@@ -58,7 +58,8 @@ def opened_link(
     _require_free(host, port)
     superlink = Child(
         [
-            *("-m", "engine.federation.transports.flower.superlink", "--host", host, "--port", str(port)),
+            # as a file, not as a module of this package: a quarter of a gigabyte of torch stays out of it
+            *("-P", str(Path(__file__).with_name("superlink.py")), "--host", host, "--port", str(port)),
             *("--ssl-certfile", str(certificates / SERVER), "--ssl-keyfile", str(certificates / SERVER_KEY)),
             *("--ssl-ca-certfile", str(certificates / CA), "--enable-supernode-auth"),
             *("--isolation", "process", "--superexec-auth-secret-file", str(secret_file)),
@@ -68,6 +69,7 @@ def opened_link(
         state / "superlink.log",
     )
     endpoint = Endpoint(f"{here}:{port}", secret, (certificates / CA).read_bytes())
+    give_memory_back()
     with alone_with(state / ".lock", f"{state}: is in use"), running(superlink):
         _wait_until_up(endpoint, superlink, state / "superlink.log")
         nodes = register(endpoint, keys)
@@ -115,6 +117,7 @@ def serve_hospital(
     )
     endpoint = Endpoint(f"127.0.0.1:{port}", secret)
     started = 0.0
+    give_memory_back()
     with alone_with(state / ".lock", f"{state}: is in use"), running(supernode):
         while not stop.is_set():
             status["connection"] = "running" if supernode.is_running else "down"

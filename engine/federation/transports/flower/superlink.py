@@ -1,4 +1,4 @@
-"""Flower's SuperLink behind one door: `python -m engine.federation.transports.flower.superlink`, same options.
+"""Flower's SuperLink behind one door: `python -P superlink.py`, with its options. It needs nothing of this project.
 
 Its Control API asks nobody who they are: whoever reaches it may register nodes and start runs. So from another machine
 only what SuperNodes need is reachable, which their keys protect.
