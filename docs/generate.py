@@ -117,12 +117,15 @@ def _option(parameter: Any) -> str:
 
 def federation_page() -> str:
     """Every key that a federation file may have."""
-    tables = "\n\n".join(_model_tables(Federation, titles=_sections()))
-    return (
-        f"# Every key of a federation file\n\n{MADE}\n\nOne TOML below `federations/`. An unknown key is refused with "
-        "its line. `data` is the file's own name where it is not given. `[aggregation]` takes the keys of the strategy that it names. [federations.md](federations.md) has "
-        f"the shapes and the rules, [adding.md](adding.md) examples that run.\n\n{tables}\n"
-    )
+    rows = [
+        "# Every key of a federation file",
+        MADE,
+        "One TOML below `federations/`. An unknown key is refused with its line. `data` is the file's own name where it"
+        " is not given. `[aggregation]` takes the keys of the strategy that it names. [federations.md](federations.md) "
+        "has the shapes and the rules, [add-hospitals.md](add-hospitals.md) an example that runs.",
+        *_model_tables(Federation, titles=_sections()),
+    ]
+    return "\n\n".join(rows) + "\n"
 
 
 def schemas_page() -> str:
