@@ -173,3 +173,13 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
         if place:
             titles = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             assert place in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
+
+
+def test_troubleshooting_quotes_what_the_program_says() -> None:
+    """The first column's quotations stand in the engine's source, where a long text may be split over lines."""
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted((PROJECT / "engine").rglob("*.py")))
+    whole = re.sub(r'"\s*\n\s*f?"', "", source)
+    rows = re.findall(r"^\| (`.+?) \|", (PROJECT / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    quoted = [quotation for row in rows for quotation in re.findall(r"`([^`]+)`", row)]
+    assert len(quoted) > 12
+    assert [quotation for quotation in quoted if quotation not in whole] == []
