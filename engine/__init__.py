@@ -6,4 +6,4 @@ import os
 # maker's collector is. Nothing of a hospital's machine is to leave it; the variable works only before the import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
