@@ -1,5 +1,5 @@
 """A run as an MLflow run, through MLflow's own client: settings as params, curves and scores as metrics, papers as
-artifacts. Weights stay here.
+artifacts. Weights stay here, and so does what names single images or people: splits, audit, predictions, logs.
 
 MLflow 3.17 refuses to open the `mlruns` folders that older versions wrote, so none is written: a folder gets an SQLite
 store, `mlflow.db`, which its server opens, and a tracking URI is written to as it is. Checked with mlflow-skinny 3.17.2
@@ -9,10 +9,12 @@ store, `mlflow.db`, which its server opens, and a tracking URI is written to as 
 import datetime
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engine.config import Federation
 from engine.errors import RunError
 from engine.results.files import sha256_of
 from engine.results.rounds import RoundLine
@@ -20,8 +22,12 @@ from engine.results.run_folder import EVALUATION, Run
 from engine.results.words import DISCLAIMER
 
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "ece", "n_images", "sensitivity", "specificity")
-PAPERS = (".json", ".csv", ".jsonl")
+PAPERS = re.compile(
+    r"metrics/\w+\.csv|rounds\.jsonl|"
+    r"(config|environment|dataset_stats|label_map|training_history|evaluation|communication|privacy)\.json"
+)
 MAX_PARAM = 6000  # characters, MLflow's own limit
+PLAIN = re.compile(r"[\w-]+", re.ASCII)  # what surely may stand in a param's name
 MANIFEST_TAG = "consilium.manifest_sha256"
 
 
@@ -39,6 +45,7 @@ def export_mlflow(run: Run, to: str) -> str:
     """
     run.verify()
     federation, manifest = run.federation, run.manifest
+    figures = list(run_metrics(run))
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient, entities
     from mlflow.exceptions import MlflowException
@@ -53,25 +60,29 @@ def export_mlflow(run: Run, to: str) -> str:
             experiment_id = client.create_experiment(federation.name, artifact_location=artifacts)
         else:
             experiment_id = experiment.experiment_id
-        if there := client.search_runs([experiment_id], f"tags.`{MANIFEST_TAG}` = '{sha256}'", max_results=1):
+        known = f"tags.`{MANIFEST_TAG}` = '{sha256}' AND attributes.status = 'FINISHED'"
+        if there := client.search_runs([experiment_id], known, max_results=1):
             raise RunError(f"{to}: holds {run.name} already, as {there[0].info.run_id}; delete it there first")
         tags = {MANIFEST_TAG: sha256, "consilium.run": run.name, "mlflow.note.content": _note(run)}
         start, end = (_milliseconds(time) for time in (manifest.started_at, manifest.finished_at))
         begun = client.create_run(experiment_id, start_time=start, tags=tags, run_name=run.name).info.run_id
-        params = [entities.Param(*setting) for setting in settings(federation.model_dump(mode="json")).items()]
-        metrics = [entities.Metric(one.key, one.value, end, one.step) for one in run_metrics(run)]
+        params = [entities.Param(*setting) for setting in settings(federation).items()]
+        metrics = [entities.Metric(one.key, one.value, end, one.step) for one in figures]
         for at in range(0, len(params), 100):  # as many as MLflow takes at once
             client.log_batch(begun, params=params[at : at + 100])
         for at in range(0, len(metrics), 1000):
             client.log_batch(begun, metrics=metrics[at : at + 1000])
-        for name in (name for name in manifest.files if name.endswith(PAPERS)):
+        for name in (name for name in manifest.files if PAPERS.fullmatch(name)):
             parent = Path(name).parent.as_posix()
             client.log_artifact(begun, str(run.folder / name), None if parent == "." else parent)
         client.set_terminated(begun, end_time=end)
-    except (MlflowException, OSError) as error:
+    except BaseException as error:
         if begun is not None:
             _take_back(client, begun)
-        raise RunError(f"{to}: MLflow takes the run not: {str(error).splitlines()[0][:200]}") from None
+        if not isinstance(error, MlflowException | OSError):
+            raise
+        said = " ".join(str(error).split())
+        raise RunError(f"{to}: MLflow does not take the run: {said[:200]}; give another folder or URI") from None
     return str(begun)
 
 
@@ -88,19 +99,23 @@ def run_metrics(run: Run) -> Iterator[Metric]:
                 yield from _cell_metrics(f"final/{split}/{model}/{hospital}", cell)
 
 
-def settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Every setting under its dotted name, lists as JSON. One that is longer than MLflow takes says where it stands."""
-    flat: dict[str, str] = {}
+def settings(federation: Federation) -> dict[str, str]:
+    """Every setting under its dotted name, hospitals by their id; lists, and what has names of its own, as JSON.
+
+    One that is longer than MLflow takes says where it stands.
+    """
+    tree = federation.model_dump(mode="json")
+    tree["hospital"] = {hospital["id"]: hospital for hospital in tree["hospital"]}
+    return dict(_flatten(tree, ""))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= settings(value, f"{prefix}{key}.")
-        elif key == "hospital":
-            for hospital in value:
-                flat |= settings(hospital, f"hospital.{hospital['id']}.")
+        if isinstance(value, dict) and value and all(PLAIN.fullmatch(name) for name in value):
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            flat[prefix + key] = text if len(text) <= MAX_PARAM else "too long for MLflow; see config.json"
-    return flat
+            yield prefix + key, text if len(text) <= MAX_PARAM else "too long for MLflow; see config.json"
 
 
 def _round_metrics(line: RoundLine) -> Iterator[Metric]:
