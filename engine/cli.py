@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from engine.audit_log_commands import audit_log_app
+from engine.bridge_commands import export, import_run_command
 from engine.config import EXTERNAL, Federation, load_federation
 from engine.data.audit import require_trainable
 from engine.data.federation_data import FederationData, read_federation_data
@@ -48,12 +49,15 @@ app.command("sweep")(train_sweep)
 app.command("table")(show_table)
 app.command("probe")(probe_encoders)
 app.command("leakage")(measure_run_leakage)
+app.command("import-run")(import_run_command)
+app.command("export")(export)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("certificates")(make_certificates_command)
 app.command("coordinator")(coordinate)
 app.command("loopback")(train_on_loopback)
 app.add_typer(hospital_app, name="hospital")
+MLFLOW_ONLY = {"mlflow"}
 FLOWER_ONLY = {"flwr", "grpc", "httpx", "fastapi", "sqlalchemy", "alembic", "tomli", "tomli_w", "pathspec", "iterators"}
 ENGINE_ONLY = {
     "torch", "torchvision", "safetensors", "onnx", "onnxscript", "imagehash", "scipy", "filelock", "opacus",
@@ -78,6 +82,8 @@ def main() -> None:
             fail(f"{package} {state}: this command needs the engine; run: pip install -r requirements-engine.txt")
         if package in FLOWER_ONLY:
             fail(f"{package} {state}: this command needs Flower; run: pip install --no-deps -r requirements-flower.txt")
+        if package in MLFLOW_ONLY:
+            fail(f"{package} {state}: this layout needs it; run: pip install -r requirements-mlflow.txt")
         raise
 
 
@@ -189,6 +195,9 @@ def runs(artifacts: Artifacts = None) -> None:
         try:
             if run.is_finished:
                 run.verify()
+            if run.is_imported:
+                table.add_row(run.name, run.manifest.federation, "imported", "", "")
+                continue
             state = "finished" if run.is_finished else "unfinished"
             config = run.config
             row = [config.federation.name, state, ", ".join(config.federation.arms), config.started_at]
@@ -245,20 +254,6 @@ def calibrate(
     run = find_run(artifacts_folder(artifacts), version.manifest.run)
     calibrate_version(version, run, _read(run.federation, data))
     say(f"Calibrated {version.folder} anew; its card says what it is worth")
-
-
-@app.command()
-def export(
-    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A finished run, run-NNN")],
-    layout: Annotated[str, typer.Option(metavar="LAYOUT", help="medisync, saved-models or poweranger")],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new or empty folder")],
-    artifacts: Artifacts = None,
-) -> None:
-    """Write a run's weights and figures as the reference systems lay theirs out. Needs no images."""
-    from engine.publishing.reference_layouts import export_run
-
-    export_run(find_run(artifacts_folder(artifacts), run_name), layout, to)
-    say(f"Exported {run_name} to {to}")
 
 
 @app.command("models")

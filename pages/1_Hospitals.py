@@ -8,6 +8,7 @@ from engine.results.words import count
 from ui.class_mix import class_mix_figure
 from ui.findings import draw_findings, holdings_sentence
 from ui.frame import draw_frame, show_federation
+from ui.imported import draw_imported
 from ui.loaders import load_audit, load_splits
 from ui.map import DARK, LIGHT, hospital_map
 from ui.palette import hospital_colour
@@ -18,6 +19,9 @@ from ui.tables import class_mix_table, hospital_rows
 
 draw_frame("Hospitals", "Who taught the model, and with what.")
 run = select_run("any")
+if run.is_imported:
+    draw_imported(run, "Hospitals")
+    st.stop()
 try:
     federation, audit, splits = run.federation, load_audit(run), load_splits(run)
 except ConsiliumError as error:

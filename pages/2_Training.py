@@ -8,6 +8,7 @@ import streamlit as st
 from engine.errors import ConsiliumError
 from engine.results.run_folder import artifacts_folder
 from ui.frame import draw_frame, show_federation
+from ui.imported import draw_imported
 from ui.live import watch_state
 from ui.run_index import read_entries
 from ui.selection import select_run, stop_with
@@ -20,6 +21,9 @@ if wants_to_start():
     draw_training_centre(artifacts_folder())
     st.stop()
 run = select_run("any")
+if run.is_imported:
+    draw_imported(run, "Training")
+    st.stop()
 try:
     show_federation(run.federation)
 except ConsiliumError as error:

@@ -5,6 +5,7 @@ import streamlit as st
 from engine.errors import ConsiliumError
 from ui.findings import caveats
 from ui.frame import draw_frame, show_federation
+from ui.imported import draw_imported
 from ui.loaders import load_audit, load_evaluation
 from ui.matrices import SCORES, answer_sentence, matrix_caption, score_matrix
 from ui.one_cell import draw_cell
@@ -19,6 +20,9 @@ STILL = {"displayModeBar": False}
 DARK = st.context.theme.type == "dark"
 draw_frame("Evaluation", "How good, for whom.")
 run = select_run()
+if run.is_imported:
+    draw_imported(run, "Evaluation")
+    st.stop()
 try:
     federation, headline = run.federation, run.federation.headline
     show_federation(federation)

@@ -6,6 +6,7 @@ from engine.errors import ConsiliumError
 from engine.results.published import models_folder
 from engine.results.run_folder import artifacts_folder
 from ui.frame import draw_frame, show_federation
+from ui.imported import draw_imported
 from ui.lineage import came_from, label, versions_by_run
 from ui.run_details import VIEWS, draw_comparison, draw_details, draw_family, draw_lineage
 from ui.run_index import read_entries
@@ -35,6 +36,9 @@ for sentence in unreadable:
 
 run = select_run("any")
 st.subheader(run.name, anchor=False)
+if run.is_imported:
+    draw_imported(run, "Runs")
+    st.stop()
 try:
     show_federation(run.federation)
     draw_lineage(run, [version for version in versions.get(run.name, []) if came_from(version, run)])

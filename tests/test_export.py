@@ -18,7 +18,7 @@ from engine.data.federation_data import FederationData, read_federation_data
 from engine.errors import ConfigError, RunError
 from engine.federation.training_run import start_run, train_run
 from engine.publishing import reference_layouts
-from engine.publishing.reference_layouts import export_run
+from engine.publishing.layouts import export_run
 from engine.publishing.run_panel import open_run_panel
 from engine.results.run_folder import Run, find_run
 from engine.sections import ModelConfig
@@ -288,7 +288,9 @@ def test_the_command_exports(command: Callable[..., tuple[int, list[str]]], tmp_
 
 
 def test_an_unknown_layout_is_one_line(command: Callable[..., tuple[int, list[str]]], tmp_path: Path) -> None:
-    words = "error: --layout 'keras': no such layout; choose one of medisync, saved-models, poweranger"
+    words = (
+        "error: --layout 'keras': no such layout; of a run there is onnx, mlflow, medisync, saved-models, poweranger"
+    )
     assert command("--layout", "keras", "--to", tmp_path / "out") == (2, [words])
     code, said = command("--layout", "poweranger", "--to", tmp_path / "out")
     assert code == 2

@@ -11,10 +11,11 @@ from typing import Literal
 import streamlit as st
 
 from engine.errors import ConsiliumError
+from engine.results.imported import read_imported
 from engine.results.lock import lock_holder
 from engine.results.run_folder import Run, list_runs
 
-State = Literal["finished", "running", "stopped", "damaged"]
+State = Literal["finished", "running", "stopped", "damaged", "imported"]
 STOPPED_AFTER_SECONDS = 120
 UNREADABLE = "Unreadable runs"
 
@@ -97,13 +98,14 @@ def _finished_entry(folder: str, stamp: str) -> RunEntry:
         manifest = run.manifest
         federation, arms = manifest.federation, manifest.arms
         started, finished = manifest.started_at, manifest.finished_at
-        rounds = run.federation.training.rounds
+        rounds = read_imported(run).rounds if run.is_imported else run.federation.training.rounds
         run.verify()
     except ConsiliumError as error:
         return RunEntry(
             run.name, folder, _guess(run, federation), "damaged", str(error), started, finished, arms, rounds
         )
-    return RunEntry(run.name, folder, federation, "finished", "", started, finished, arms, rounds)
+    state: State = "imported" if run.is_imported else "finished"
+    return RunEntry(run.name, folder, federation, state, "", started, finished, arms, rounds)
 
 
 def _guess(run: Run, federation: str) -> str:

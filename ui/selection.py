@@ -11,7 +11,13 @@ from engine.results.run_folder import Run, artifacts_folder
 from ui.run_index import RunEntry, folder_stamp, read_entries
 
 TRAIN_COMMAND = "python -m engine train federations/phantoms.toml"
-STATE_WORDS = {"finished": "", "running": " (being trained)", "stopped": " (stopped)", "damaged": " (damaged)"}
+STATE_WORDS = {
+    "finished": "",
+    "running": " (being trained)",
+    "stopped": " (stopped)",
+    "damaged": " (damaged)",
+    "imported": " (imported)",
+}
 
 
 def select_run(pick: Literal["finished", "any"] = "finished") -> Run:
@@ -95,8 +101,8 @@ def select_version() -> PublishedVersion:
 
 
 def default_entry(entries: list[RunEntry]) -> RunEntry:
-    """The newest finished run; where there is none, the newest being trained, else the newest."""
-    for state in ("finished", "running", "stopped"):
+    """The newest finished run; where there is none, the newest being trained, else imported, else the newest."""
+    for state in ("finished", "running", "stopped", "imported"):
         found = [entry for entry in entries if entry.state == state]
         if found:
             return found[0]

@@ -6,14 +6,13 @@ and are read with `torch.load(weights_only=True)`; arrays hold no pickles.
 
 import io
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from engine.errors import ConfigError, RunError
+from engine.errors import RunError
 from engine.federation.checkpoint import load_tensors
 from engine.publishing.meta import reference_meta
 from engine.publishing.run_panel import empty_network, run_models
@@ -23,37 +22,6 @@ from engine.results.run_folder import Run
 from engine.training.networks import Tensors
 
 METRIC_TABLES = ("fit_metrics", "eval_metrics", "fit_client_metrics", "eval_client_metrics")
-
-
-def export_run(run: Run, layout: str, to: Path) -> None:
-    """Write the run as `layout` into `to`, a new or empty folder; a kill on the way leaves nothing there.
-
-    Raises ConfigError for an unknown layout or a folder in use, RunError for what the run lacks or cannot be written.
-    """
-    write = LAYOUTS.get(layout)
-    if write is None:
-        raise ConfigError(f"--layout '{layout}': no such layout; choose one of {', '.join(LAYOUTS)}")
-    target = to.resolve()
-    if target == Path.cwd():
-        raise ConfigError(f"--to {to}: is the folder you are in; give a new one")
-    try:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise ConfigError(f"--to {to}: is there already and not an empty folder; give a new one")
-        run.verify(with_weights=True)
-        run.require_labels()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{target.name}.exporting-"
-        for left_over in target.parent.glob(f"{prefix}*"):  # of an export that was killed
-            shutil.rmtree(left_over, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
-            partial = Path(folder) / "export"
-            partial.mkdir()
-            write(run, partial)
-            if target.is_dir():  # Windows renames over no folder, not even an empty one
-                target.rmdir()
-            partial.replace(target)
-    except OSError as error:
-        raise RunError(f"{to}: cannot write: {error.strerror or error}; give another folder to --to") from None
 
 
 def write_medisync(run: Run, folder: Path) -> None:
@@ -99,7 +67,7 @@ def write_poweranger(run: Run, folder: Path) -> None:
         shutil.copyfile(run.folder / "metrics" / f"{table}.csv", folder / f"{table}.csv")
 
 
-LAYOUTS: dict[str, Callable[[Run, Path], None]] = {
+WRITERS: dict[str, Callable[[Run, Path], None]] = {
     "medisync": write_medisync,
     "saved-models": write_saved_models,
     "poweranger": write_poweranger,

@@ -27,6 +27,7 @@ EVALUATION = "evaluation.json"
 JOINED = "hospitals.json"  # of runs whose hospitals were on machines of their own
 PRIVACY = "privacy.json"  # of runs with [privacy] alone
 SECURE_AGGREGATION = "secure_aggregation.json"  # of runs with [secure_aggregation] alone
+IMPORTED = "imported.json"  # of runs of other systems, which have nothing else; engine/results/imported.py
 
 
 class FileEntry(BaseModel):
@@ -120,8 +121,18 @@ class Run:
             raise RunError(f"{self.folder}: is not finished (no manifest.json); go on with train --resume {self.name}")
         return _read_model(self.folder / "manifest.json", RunManifest)
 
+    @property
+    def is_imported(self) -> bool:
+        """Whether it is another system's run, of which there is `imported.json` alone."""
+        return (self.folder / IMPORTED).is_file() and not (self.folder / "config.json").exists()
+
     @cached_property
     def config(self) -> RunConfig:
+        if self.is_imported:
+            raise RunError(
+                f"{self.folder}: was imported, so it has figures alone: no settings, splits, predictions or weights; "
+                "choose a run that was trained here"
+            )
         return _read_model(self.folder / "config.json", RunConfig)
 
     @property
@@ -218,7 +229,9 @@ class Run:
         """Raise RunError where there is no audit log, or where it or its beginning cannot be trusted."""
         log = self.audit_log()
         if log is None:
-            raise RunError(f"{self.folder}: no audit log; a run that was trained before there were any has none")
+            raise RunError(
+                f"{self.folder}: no audit log; a run that was imported, or trained before there were any, has none"
+            )
         require_beginning(self.folder, log)
         return log
 
