@@ -52,10 +52,10 @@ def sample_files(run: Run, hospital: str) -> dict[str, Path]:
     if run.config.transport == "flower":  # its hospitals keep their splits, and their images
         return found
     for row in run.read_json("dataset_splits.json")["images"] if root.is_dir() else ():
-        path = root / row["path"]
-        if row["hospital"] != hospital or row["label"] in found or not path.is_file():
+        if row["hospital"] != hospital or row["label"] in found:
             continue
-        if sha256_of(path) == row["sha256"]:
+        path = root / row["path"]
+        if path.is_file() and sha256_of(path) == row["sha256"]:
             found[row["label"]] = path
     return found
 
