@@ -23,7 +23,7 @@ from engine.leakage_command import measure_run_leakage
 from engine.loopback_command import train_on_loopback
 from engine.network_commands import coordinate, hospital_app, make_certificates_command
 from engine.opinion_commands import evaluate, predict
-from engine.options import Arms, Artifacts, DataFolder, FederationFile, Models, Overrides, Preset, settings
+from engine.options import Arms, Artifacts, DataFolder, FederationFile, Models, Overrides, Preset, Without, settings
 from engine.probe_command import probe_encoders
 from engine.results.published import (
     current_version,
@@ -105,11 +105,12 @@ def train(
     data: DataFolder = None,
     threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="Processor threads; default torch's")] = None,
     preset: Preset = None,
+    without: Without = None,
 ) -> None:
     """Train every arm on the same splits and budget, and write a run folder."""
     from engine.federation.training_run import reopen_run, start_run, train_run
 
-    changes = settings(overrides, arms, preset, threads)
+    changes = settings(overrides, arms, preset, threads, without)
     federation = load_federation(federation_file, changes)
     folder = artifacts_folder(artifacts)
     run = None

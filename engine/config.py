@@ -85,6 +85,7 @@ class Federation(Section):
         None, description="the coordinator sees sums of updates alone; docs/secure-aggregation.md"
     )
     arms: tuple[Arm, ...] = ARMS
+    left_out: Identifier | None = Field(None, description="a hospital that trains and chooses nothing, to test on")
     hospital: tuple[Hospital, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -107,12 +108,14 @@ class Federation(Section):
                     raise ValueError(f"{owner}: alias '{folder}' means '{label}', which is not among the classes")
         if self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes):
             raise ValueError(f"positive: '{self.positive}' must be one of exactly two classes")
-        if self.training.min_hospitals > len(self.hospital):
+        if self.left_out is not None:
+            self._check_left_out(self.left_out)
+        if self.training.min_hospitals > len(self.trainers):
             raise ValueError(
-                f"training.min_hospitals is {self.training.min_hospitals}, but there are {len(self.hospital)} hospitals"
+                f"training.min_hospitals is {self.training.min_hospitals}, but there are {len(self.trainers)} hospitals"
             )
         self._check_origins()
-        refuse_impossible(self.aggregation, self.communication, self.training, self.model, len(self.hospital))
+        refuse_impossible(self.aggregation, self.communication, self.training, self.model, len(self.trainers))
         refuse_impossible_pretext(self.pretext, self.aggregation, self.training, self.model, self.hospital)
         refuse_impossible_privacy(self.privacy, self.aggregation, self.training, self.model, self.pretext)
         refuse_impossible_secure_aggregation(
@@ -122,9 +125,23 @@ class Federation(Section):
             self.training,
             self.pretext,
             set(self.objectives.values()),
-            len(self.hospital),
+            len(self.trainers),
         )
         return self
+
+    def _check_left_out(self, left_out: str) -> None:
+        ids = [hospital.id for hospital in self.hospital]
+        if left_out not in ids:
+            raise ValueError(f"left_out: '{left_out}' is no hospital's id; there is {', '.join(ids)}")
+        if len(ids) < 3:
+            raise ValueError("left_out: without it a federation of two is one hospital alone; name three or more")
+        if self.pretext is not None:
+            raise ValueError("left_out tests what a model says, and [pretext] learns without labels; take one away")
+        if self.aggregation.keeps_private:
+            raise ValueError(
+                f"left_out: with aggregation.strategy = '{self.aggregation.strategy}' every hospital keeps "
+                f"{self.aggregation.keeps_private}, so there is no model for one that never trained"
+            )
 
     def _check_origins(self) -> None:
         """Every hospital's images come from one place: its folder, its rows of a manifest, or a partition."""
@@ -172,6 +189,11 @@ class Federation(Section):
                 raise ValueError(f"partition.quotas: nobody has a part of '{label}', so its images would be lost")
 
     @property
+    def trainers(self) -> tuple[Hospital, ...]:
+        """All hospitals but the one left out."""
+        return tuple(hospital for hospital in self.hospital if hospital.id != self.left_out)
+
+    @property
     def aliases(self) -> dict[str, str]:
         """Folder names of source and hospitals -> class; a name that two of them use differently is left out."""
         merged: dict[str, str] = {}
@@ -215,6 +237,8 @@ class Federation(Section):
         if hospital_id == EXTERNAL and self.external is not None:
             return self.external.name
         name = next((h.name for h in self.hospital if h.id == hospital_id), hospital_id)
+        if hospital_id == self.left_out:
+            name += ", left out"
         return f"{name} (simulated)" if self.simulated else name
 
     def origin(self, hospital: Hospital) -> str:
@@ -254,6 +278,8 @@ def networked(federation: Federation) -> Federation:
         raise ConfigError("[partition] deals images from one place; hospitals on their own machines hold their own")
     if federation.external is not None:
         raise ConfigError("[external] images lie on one machine; take the section away to train over a network")
+    if federation.left_out is not None:
+        raise ConfigError("left_out: over a network a hospital is left out by not starting it; take the key away")
     if federation.model.weights not in ("none", "imagenet"):
         raise ConfigError(
             f"model.weights = '{federation.model.weights}': hospitals have not got these weights; over a network a "

@@ -90,7 +90,9 @@ class Columns(Section):
 class Source(Section):
     """Images that lie together: a `folder` of class folders, or a CSV `manifest` of files below `images`.
 
-    `archive` is a zip or tar in the data folder that holds them; it is unpacked once, into the cache.
+    `archive` is a zip or tar in the data folder that holds them; it is unpacked once, into the cache. `subgroups` are
+    columns of the manifest by which scores are told apart, each with the edges that cut its numbers into bands; without
+    edges its words stand as they are.
     """
 
     archive: InsideRoot | None = None
@@ -99,14 +101,24 @@ class Source(Section):
     images: InsideRoot | None = None
     suffix: str = Field("", description="what the manifest's image names lack, e.g. .jpg")
     columns: Columns | None = None
+    subgroups: dict[Word, tuple[float, ...]] = {}
     aliases: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _subgroups_name_nobody(self) -> Self:
+        for column, edges in self.subgroups.items():
+            if self.columns is not None and column in (self.columns.image, self.columns.patient):
+                raise ValueError(f"subgroups: column '{column}' says which image or patient it is; take it away")
+            if list(edges) != sorted(set(edges)):
+                raise ValueError(f"subgroups: the edges of '{column}' must rise")
+        return self
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if (self.folder is None) == (self.manifest is None):
             raise ValueError("needs either 'folder' (one folder per class) or 'manifest' (a CSV), and not both")
         if self.manifest is None:
-            for key in ("images", "suffix", "columns"):
+            for key in ("images", "suffix", "columns", "subgroups"):
                 if getattr(self, key):
                     raise ValueError(f"'{key}' goes with a manifest, not with a folder")
         elif self.images is None or self.columns is None:

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from engine.errors import ConsiliumError
+from ui.evaluation_views import SCORES_VIEW, VIEWS
 from ui.findings import caveats
 from ui.frame import draw_frame, show_federation
 from ui.imported import draw_imported
@@ -10,12 +11,10 @@ from ui.loaders import load_audit, load_evaluation
 from ui.matrices import SCORES, answer_sentence, matrix_caption, score_matrix
 from ui.one_cell import draw_cell
 from ui.palette import model_order
-from ui.privacy import draw_privacy
 from ui.probed import draw_probes
 from ui.selection import select_run, stop_with
 from ui.served import draw_served
 
-VIEWS = ("Scores", "Privacy")
 STILL = {"displayModeBar": False}
 DARK = st.context.theme.type == "dark"
 draw_frame("Evaluation", "How good, for whom.")
@@ -29,8 +28,11 @@ try:
     if federation.pretext is not None:
         draw_probes(run)
         st.stop()
-    if st.segmented_control("Show", VIEWS, default=VIEWS[0], key="evaluation_view", required=True) == VIEWS[1]:
-        draw_privacy(run)
+    view = st.segmented_control(
+        "Show", [SCORES_VIEW, *VIEWS], default=SCORES_VIEW, key="evaluation_view", required=True, wrap=True
+    )
+    if view != SCORES_VIEW:
+        VIEWS[view](run)
         st.stop()
     evaluation, audit = load_evaluation(run), load_audit(run)
     splits = evaluation["splits"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from engine.cli import main
 from engine.config import Federation, load_federation
@@ -180,3 +181,22 @@ def phantom_version(phantom_run: Path, tiny_data: FederationData, tmp_path_facto
     models = tmp_path_factory.mktemp("models")
     publish_run(find_run(phantom_run, "run-001"), "phantoms", tiny_data, models)
     return models
+
+
+@pytest.fixture
+def open_evaluation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., AppTest]:
+    """Opens one view of Evaluation on an artifacts folder, with no published model."""
+
+    def open_view(view: str, artifacts: Path, **query: str) -> AppTest:
+        monkeypatch.setenv("CONSILIUM_ARTIFACTS", str(artifacts))
+        monkeypatch.setenv("CONSILIUM_MODELS", str(tmp_path / "models"))
+        monkeypatch.chdir(PROJECT)
+        app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).switch_page("pages/3_Evaluation.py")
+        for name, value in query.items():
+            app.query_params[name] = value
+        app.run()
+        app.segmented_control(key="evaluation_view").set_value(view).run()
+        assert not app.exception
+        return app
+
+    return open_view

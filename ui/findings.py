@@ -24,7 +24,12 @@ def holdings_sentence(federation: Federation, hospitals: pd.DataFrame, splits: p
         f"to train, {int(sums['Validation']):,} to validate, {int(sums['Test']):,} to test."
     )
     if unlabelled := int(splits["unlabelled"].sum()):
-        sentence += f" Of the training images only the labels of {int(sums['Train']) - unlabelled:,} were used."
+        used = f"{int(sums['Train']) - unlabelled:,}"
+        sentence += (
+            f" Of the training images only the labels of {used} were used."
+            if federation.left_out is None
+            else f" Only {used} images trained: those of {federation.display_name(federation.left_out)} are to test on."
+        )
     held = splits[splits[["train", "validation", "test"]].sum(axis=1) > 0]
     lacking: dict[str, list[str]] = {}
     for hospital in federation.hospital:

@@ -18,7 +18,7 @@ from engine.results.words import count, join_words, percent
 from ui.leakage_figures import inversion_figure, membership_figure
 from ui.matrices import column_name
 from ui.pretext import elsewhere
-from ui.tables import DASH
+from ui.words import DASH
 
 STILL = {"displayModeBar": False}
 PICTURE_PX, STRIP_PX = 52, 220

@@ -25,28 +25,28 @@ SPLITS = ("train", "validation", "test")
 
 def load_evaluation(run: Run) -> dict[str, Any]:
     """`evaluation.json`: "splits" is {split: {model: {hospital id or "all": cell}}}."""
-    return _evaluation(str(run.folder), _stamp(run, "evaluation.json"))
+    return _evaluation(str(run.folder), run_stamp(run, "evaluation.json"))
 
 
 def load_privacy(run: Run) -> dict[str, Any] | None:
     """`privacy.json`; None where the run was trained without [privacy], or lists no such file."""
-    return _privacy(str(run.folder), _stamp(run, PRIVACY)) if PRIVACY in run.manifest.files else None
+    return _privacy(str(run.folder), run_stamp(run, PRIVACY)) if PRIVACY in run.manifest.files else None
 
 
 def load_rounds(run: Run) -> pd.DataFrame:
     """One row per line of `rounds.jsonl`; see `rounds_table` for the columns."""
-    return _rounds(str(run.folder), _stamp(run, "rounds.jsonl"))
+    return _rounds(str(run.folder), run_stamp(run, "rounds.jsonl"))
 
 
 def load_splits(run: Run) -> pd.DataFrame:
     """Images by hospital, label and split: columns hospital, label, train, validation, test."""
     if run.config.transport == "flower":
-        return _counts_told(str(run.folder), _stamp(run, JOINED))
-    return _splits(str(run.folder), _stamp(run, "dataset_splits.json"))
+        return _counts_told(str(run.folder), run_stamp(run, JOINED))
+    return _splits(str(run.folder), run_stamp(run, "dataset_splits.json"))
 
 
 def load_audit(run: Run) -> Audit:
-    return _audit(str(run.folder), _stamp(run, "audit.json"))
+    return _audit(str(run.folder), run_stamp(run, "audit.json"))
 
 
 @st.cache_resource(max_entries=1, show_spinner="Loading the models")
@@ -112,7 +112,7 @@ def split_counts(images: list[dict[str, Any]]) -> pd.DataFrame:
     return counts.reset_index().rename_axis(columns=None)
 
 
-def _stamp(run: Run, file: str) -> str:
+def run_stamp(run: Run, file: str) -> str:
     """The manifest's hash; while there is none, the file's own size and time."""
     manifest = run.folder / "manifest.json"
     try:

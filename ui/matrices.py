@@ -61,8 +61,8 @@ def score_matrix(cells: Cells, federation: Federation, metric: str, *, dark: boo
     figure = go.Figure(
         go.Heatmap(
             z=values,
-            x=[f"{_wrap(head)}<br>n = {n:,}" for head, n in zip(heads, counts, strict=True)],
-            y=[_wrap(name) for name in names],
+            x=[f"{wrap_name(head)}<br>n = {n:,}" for head, n in zip(heads, counts, strict=True)],
+            y=[wrap_name(name) for name in names],
             customdata=hover,
             zmin=0,
             zmax=top_value,
@@ -186,7 +186,7 @@ def _cell(value: float, *, is_best: bool) -> str:
     return f"<b>{percent(value)}</b>" if is_best else percent(value)
 
 
-def _wrap(name: str) -> str:
+def wrap_name(name: str) -> str:
     """Hospital names are long and phones are narrow."""
     return "<br>".join(textwrap.wrap(name, 11, break_long_words=False))
 

@@ -17,7 +17,7 @@ from ui.leaked import draw_leaked
 from ui.loaders import load_privacy
 from ui.matrices import SCORES
 from ui.palette import model_order
-from ui.tables import DASH
+from ui.words import DASH
 
 SPLITS, PREDICTIONS, MASKS = "dataset_splits.json", "predictions.parquet", "secure_aggregation.json"
 COMPRESSIONS = {"fp16": "half precision", "int8": "8 bits per value", "topk": "the largest changes alone"}

@@ -15,7 +15,7 @@ from engine.results.words import count, join_words, percent
 from ui.matrices import SCORES
 from ui.pretext import probe_command, start_command
 from ui.probe_figures import efficiency_figure, embedding_figure, encoder_order, rounds_figure
-from ui.tables import DASH
+from ui.words import DASH
 
 VIEWS = ("Few labels", "Embedding")
 METRICS = {name: SCORES[name] for name in ("macro_f1", "balanced_accuracy", "accuracy")}

@@ -10,9 +10,7 @@ from engine.results.run_folder import FileEntry
 from engine.results.words import count, percent
 from ui.palette import model_order
 from ui.run_index import RunEntry
-from ui.words import format_bytes, score_text
-
-DASH = "\u2013"
+from ui.words import DASH, format_bytes, score_text
 
 
 def per_class_table(cell: dict[str, Any]) -> pd.DataFrame:

@@ -1,10 +1,14 @@
 """Numbers as the pages alone show them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from engine.results.bootstrap import Estimate
 from engine.results.metrics import wilson_interval
 from engine.results.words import count, percent
+
+DASH = "\u2013"
 
 
 def score_text(cell: Mapping[str, Any], metric: str) -> str:
@@ -20,6 +24,22 @@ def share_text(hits: int, n_images: int) -> str:
     """A share of images with its Wilson interval: "97.5% (95.8-98.6)"."""
     low, high = (f"{100 * end:.1f}" for end in wilson_interval(hits, n_images))
     return f"{percent(hits / n_images)} ({low}-{high})"
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """A share with its 95% interval, where there is one that tells something: "94.2% (91.1-96.4)"."""
+    if not math.isfinite(estimate.value):
+        return DASH
+    if not math.isfinite(estimate.low) or estimate.low == estimate.high:
+        return percent(estimate.value)
+    return f"{percent(estimate.value)} ({100 * estimate.low:.1f}-{100 * estimate.high:.1f})"
+
+
+def points_text(difference: Estimate | None) -> str:
+    """A difference of two shares in points: "+6.5 (+2.1 to +11.1)"; a dash where there is none."""
+    if difference is None or not math.isfinite(difference.value):
+        return DASH
+    return f"{100 * difference.value:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
 
 
 class Errors(NamedTuple):

@@ -38,6 +38,8 @@ class FederationData:
 
     def images_used(self, part: Part, hospital: Hospital) -> list[SplitImage]:
         """A hospital's images of a part; of training images those whose labels the federation uses."""
+        if part == "train" and hospital.id == self.federation.left_out:
+            return []
         mine = [split for split in self.splits if split.part == part and split.image.hospital == hospital.id]
         if part != "train":
             return mine
@@ -70,6 +72,16 @@ class FederationData:
                 for split in self.splits
             ],
             **apart,
+        }
+
+    def subgroups_json(self) -> dict[str, Any]:
+        """`subgroups.json`: by column, the words of every image that is not trained on, in the order of `paths`."""
+        columns = list(self.federation.source.subgroups) if self.federation.source else []
+        tested = [split.image for split in self.splits if split.part != "train"]
+        return {
+            "schema_version": 1,
+            "paths": [image.path for image in tested],
+            "columns": {name: [image.subgroups[place] for image in tested] for place, name in enumerate(columns)},
         }
 
     def stats_json(self) -> dict[str, Any]:
@@ -143,8 +155,8 @@ def _load_holdings(
 
 
 def shared_classes(data: FederationData) -> list[str]:
-    """Classes that two hospitals or more hold; of the others a model may have learned the hospital."""
-    counts = [holding.class_counts.items() for holding in data.audit.hospitals.values()]
+    """Classes that two hospitals or more train with; of the others a model may have learned the hospital."""
+    counts = [data.audit.hospitals[hospital.id].class_counts.items() for hospital in data.federation.trainers]
     owners = Counter(label for hospital in counts for label, n_images in hospital if n_images)
     return [label for label in data.federation.classes if owners[label] > 1]
 

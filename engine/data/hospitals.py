@@ -17,13 +17,15 @@ from engine.sections import Hospital
 
 @dataclass(frozen=True)
 class LocalImage:
-    """One usable image; `path` is relative to the federation's data folder, with forward slashes."""
+    """One usable image; `path` is relative to the federation's data folder, with forward slashes. `subgroups` are its
+    words in the columns of source.subgroups, in their order."""
 
     hospital: str
     path: str
     label: str
     sha256: str
     patient: str | None
+    subgroups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

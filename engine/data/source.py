@@ -11,6 +11,7 @@ from engine.data.class_folders import hash_file, scan_class_folders
 from engine.data.findings import Finding
 from engine.data.hospitals import LocalImage, label_files, patient_of
 from engine.data.labels import match_label, nearest_class
+from engine.data.subgroups import subgroup_values
 from engine.errors import DataError
 from engine.results.words import count
 from engine.sections import Columns, Source
@@ -95,7 +96,7 @@ def _read_manifest(federation: Federation, source: Source, root: Path) -> Pool:
     manifest, folder, columns = root / (source.manifest or ""), root / (source.images or ""), source.columns
     if columns is None:
         raise DataError(f"{manifest}: its columns are not known; name them in source.columns")
-    rows = _read_rows(manifest, columns)
+    rows = _read_rows(manifest, columns, source.subgroups)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; mend source.images in the TOML")
     # Only what the folder really lists can be meant: a name with '..' in it leads nowhere.
@@ -119,6 +120,7 @@ def _read_manifest(federation: Federation, source: Source, root: Path) -> Pool:
         [(line, cells[columns.label]) for line, cells in rows if meaning[cells[columns.label]] is None],
         f"(column '{columns.label}') is no class; add an alias to [source] or take the rows away",
     )
+    subgroups = subgroup_values(manifest, rows, source.subgroups)
     images = [
         LocalImage(
             hospital=cells[columns.hospital] if columns.hospital else "",
@@ -130,25 +132,25 @@ def _read_manifest(federation: Federation, source: Source, root: Path) -> Pool:
                 if columns.patient
                 else patient_of(there[name].relative_to(root).as_posix(), federation.split.patient_pattern)
             ),
+            subgroups=belongs,
         )
-        for (_, cells), (_, name) in zip(rows, names, strict=True)
+        for (_, cells), (_, name), belongs in zip(rows, names, subgroups, strict=True)
     ]
     ignored = sorted(there[name].relative_to(root).as_posix() for name in there.keys() - n_rows.keys())
     findings = [_ignored(ignored, "the manifest does not name them")] if ignored else []
     return Pool(tuple(sorted(images, key=lambda image: image.path)), tuple(findings))
 
 
-def _read_rows(manifest: Path, columns: Columns) -> list[Row]:
-    wanted: Mapping[str, str] = {key: name for key, name in columns.model_dump().items() if name is not None}
+def _read_rows(manifest: Path, columns: Columns, subgroups: Iterable[str] = ()) -> list[Row]:
+    named = {f"columns.{key}": name for key, name in columns.model_dump().items() if name is not None}
+    wanted: Mapping[str, str] = {**named, **{f"subgroups.{name}": name for name in subgroups}}
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
             header = reader.fieldnames or []
             for key, name in wanted.items():
                 if name not in header:
-                    raise DataError(
-                        f"{manifest}: has no column '{name}' (source.columns.{key}); it has: {_some(header)}"
-                    )
+                    raise DataError(f"{manifest}: has no column '{name}' (source.{key}); it has: {_some(header)}")
             return [
                 (reader.line_num, {name: (cells[name] or "").strip() for name in wanted.values()}) for cells in reader
             ]

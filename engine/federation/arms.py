@@ -40,10 +40,14 @@ Sets = Mapping[Shown, Mapping[str, TrainingSet]]  # by part and hospital id; of 
 def plan_models(data: FederationData, sets: Sets | None = None) -> list[ModelPlan]:
     """The models of the configured arms, in order; every arm sees the same splits and the same number of epochs.
 
-    `sets` may stand for the images: their features, where the backbone is frozen.
+    `sets` may stand for the images: their features, where the backbone is frozen. A hospital left out trains nothing
+    and chooses no round.
     """
-    training, validation = (sets[part] if sets else image_sets(data, part) for part in ("train", "validation"))
-    for hospital in data.federation.hospital:
+    training, validation = (
+        {hospital: images for hospital, images in part.items() if hospital != data.federation.left_out}
+        for part in (sets[name] if sets else image_sets(data, name) for name in ("train", "validation"))
+    )
+    for hospital in data.federation.trainers:
         n_images = len(training.get(hospital.id, ()))
         if n_images < 2:
             raise DataError(f"{hospital.name}: has {n_images} training images; training needs at least 2")

@@ -74,7 +74,7 @@ def _memory(data: FederationData, network: Network, trained: Network) -> dict[st
     if federation.privacy is not None:
         memory["gradients of single images"] = min(AT_ONCE, training.batch_size) * learned
     if federation.aggregation.is_robust and "federated" in federation.arms:
-        n_updates = training.hospitals_per_round(len(federation.hospital))
+        n_updates = training.hospitals_per_round(len(federation.trainers))
         memory["a round's updates"] = n_updates * count_bytes(trained.state_dict())
     if federation.secure_aggregation is not None and "federated" in federation.arms:
         memory["masked updates"] = 2 * count_bytes(masked_like(trained.state_dict()))  # the sum, and one to be added

@@ -79,6 +79,7 @@ def measure_leakage(
 def require_measurable(run: Run) -> None:
     """Raise RunError where nothing can be measured of the run, before its images are read."""
     run.require_labels()
+    run.require_whole("measure")
     run.verify(with_weights=True)
     for model in dict.fromkeys(line.model for line in run.rounds()):
         if model != "global" or not run.federation.aggregation.keeps_private:

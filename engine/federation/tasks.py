@@ -57,6 +57,6 @@ def rules_of(federation: Federation) -> Rules:
     """Those of the federated arm."""
     pretext, objectives = federation.pretext, federation.objectives
     group_of = objectives if pretext is not None and pretext.weigh == "objectives" else None
-    strategy = make_strategy(federation.aggregation, len(federation.hospital), group_of)
+    strategy = make_strategy(federation.aggregation, len(federation.trainers), group_of)
     private_heads = pretext is not None and pretext.heads == "private"
     return Rules(strategy, federation.communication, objectives, private_heads, federation.secure_aggregation)

@@ -36,6 +36,7 @@ from engine.results.run_folder import (
     PRIVACY,
     RUN_NAME,
     SECURE_AGGREGATION,
+    SUBGROUPS,
     Run,
     RunConfig,
     Transport,
@@ -81,6 +82,8 @@ def start_run(
     write_json(folder / "audit.json", data.audit.model_dump(mode="json"))
     write_json(folder / "dataset_stats.json", data.stats_json())
     write_json(folder / "dataset_splits.json", data.splits_json())
+    if federation.source is not None and federation.source.subgroups:
+        write_json(folder / SUBGROUPS, data.subgroups_json())
     write_json(folder / "label_map.json", {label: index for index, label in enumerate(data.federation.classes)})
     write_json(folder / "config.json", config.model_dump(mode="json"))  # last: a run that has it can be resumed
     return Run(folder)

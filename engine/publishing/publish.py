@@ -61,6 +61,7 @@ def publish_run(
     if not NAME.fullmatch(name):
         raise ModelError(f"'{name}' is no model name; use lower-case letters, digits and '-'")
     run.require_labels()
+    run.require_whole("publish")
     if run.config.transport == "flower":
         raise ModelError(
             f"{run.folder}: was trained over a network, and what publishing fits (calibration, the refusal gate) needs "

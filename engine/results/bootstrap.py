@@ -7,6 +7,7 @@ Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ def bootstrap_intervals(
     Classes without images in a replicate stay out of its means, and replicates in which a score cannot be computed
     (an AUC of one class alone) out of its interval. Seeded: the same predictions give the same interval.
     """
-    group_of, weights = _resample(groups, seed)
+    group_of, weights = draw_groups(groups, seed)
     probabilities = softmax(logits)
     samples = _confusion_scores(_confusions(probabilities.argmax(axis=1), labels, group_of, weights, len(classes)))
     samples["ece"] = _ece_samples(probabilities, labels, group_of, weights)
@@ -48,7 +49,7 @@ def bootstrap_intervals(
     for name, values in samples.items():
         usable = values[np.isfinite(values)]
         if len(usable):
-            intervals[name] = _ends(usable)
+            intervals[name] = interval_of(usable)
     return intervals
 
 
@@ -56,19 +57,19 @@ def resampled_confusions(
     predicted: Integers, labels: Integers, groups: Sequence[str], n_classes: int
 ) -> npt.NDArray[np.int64]:
     """Confusion matrices of REPLICATES draws of groups (replicates, true class, predicted class). Unseeded."""
-    group_of, weights = _resample(groups, None)
+    group_of, weights = draw_groups(groups, None)
     return _confusions(predicted, labels, group_of, weights, n_classes).astype(np.int64)
 
 
 def confusion_intervals(matrices: Integers) -> dict[str, tuple[float, float]]:
     """Of replicates (replicates, true class, predicted class): those of `bootstrap_intervals` that follow from them."""
-    return {name: _ends(values) for name, values in _confusion_scores(matrices.astype(np.float64)).items()}
+    return {name: interval_of(values) for name, values in _confusion_scores(matrices.astype(np.float64)).items()}
 
 
 def bootstrap_mean(values: Floats, groups: Sequence[str], *, seed: int = 0) -> tuple[float, float]:
     """Low and high end of the mean of one value per image."""
-    group_of, weights = _resample(groups, seed)
-    return _ends((weights @ np.bincount(group_of, values)) / (weights @ np.bincount(group_of)))
+    group_of, weights = draw_groups(groups, seed)
+    return interval_of((weights @ np.bincount(group_of, values)) / (weights @ np.bincount(group_of)))
 
 
 def mean_score(
@@ -79,7 +80,7 @@ def mean_score(
     `logits` are (models, images, classes), or (images, classes) of one model; `metric` is accuracy, balanced_accuracy,
     macro_precision, macro_recall, macro_f1 or recall/<class>. A replicate draws the same groups for every model.
     """
-    return _estimate(_mean_samples(logits, labels, groups, classes, metric, seed))
+    return estimate_of(_mean_samples(logits, labels, groups, classes, metric, seed))
 
 
 def paired_difference(
@@ -95,7 +96,7 @@ def paired_difference(
     """`mean_score` of ours less that of theirs: a replicate draws the same groups for both, so what makes images easy
     or hard for both does not widen the interval. The numbers of models may differ."""
     first, second = (_mean_samples(logits, labels, groups, classes, metric, seed) for logits in (ours, theirs))
-    return _estimate(first - second)
+    return estimate_of(first - second)
 
 
 def separation(
@@ -103,11 +104,11 @@ def separation(
 ) -> tuple[Estimate, Estimate]:
     """How well one score per image tells the positive ones: the AUC, and the share found while at most `max_false` of
     the others are taken for one."""
-    group_of, drawn = _resample(groups, seed)
+    group_of, drawn = draw_groups(groups, seed)
     weights = np.vstack([np.ones(drawn.shape[1]), drawn])[:, group_of]
     return (
-        _estimate(weighted_auc(scores, positive, weights)),
-        _estimate(weighted_hits(scores, positive, weights, max_false)),
+        estimate_of(weighted_auc(scores, positive, weights)),
+        estimate_of(weighted_hits(scores, positive, weights, max_false)),
     )
 
 
@@ -115,8 +116,8 @@ def ece_interval(
     probabilities: Floats, labels: Integers, groups: Sequence[str], *, seed: int = 0
 ) -> tuple[float, float]:
     """Low and high end of the expected calibration error of probabilities (n, classes)."""
-    group_of, weights = _resample(groups, seed)
-    return _ends(_ece_samples(probabilities, labels, group_of, weights))
+    group_of, weights = draw_groups(groups, seed)
+    return interval_of(_ece_samples(probabilities, labels, group_of, weights))
 
 
 def weighted_auc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Doubles) -> Doubles:
@@ -125,8 +126,8 @@ def weighted_auc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Doubl
     areas = [np.zeros(0)]
     for start in range(0, len(weights), CHUNK):
         rows = weights[start : start + CHUNK]
-        hits = _sum_by(level_of[positive], rows[:, positive], len(levels))
-        misses = _sum_by(level_of[~positive], rows[:, ~positive], len(levels))
+        hits = sum_by(level_of[positive], rows[:, positive], len(levels))
+        misses = sum_by(level_of[~positive], rows[:, ~positive], len(levels))
         below = np.cumsum(misses, axis=1) - misses
         pairs = hits.sum(axis=1) * misses.sum(axis=1)
         won = (hits * (below + misses / 2)).sum(axis=1)
@@ -141,22 +142,34 @@ def weighted_hits(scores: Floats, positive: npt.NDArray[np.bool_], weights: Doub
     shares = [np.zeros(0)]
     for start in range(0, len(weights), CHUNK):
         rows = weights[start : start + CHUNK]
-        hits = np.cumsum(_sum_by(level_of[positive], rows[:, positive], len(levels)), axis=1)
-        misses = np.cumsum(_sum_by(level_of[~positive], rows[:, ~positive], len(levels)), axis=1)
+        hits = np.cumsum(sum_by(level_of[positive], rows[:, positive], len(levels)), axis=1)
+        misses = np.cumsum(sum_by(level_of[~positive], rows[:, ~positive], len(levels)), axis=1)
         found = np.where(misses <= max_false * misses[:, -1:], hits, 0).max(axis=1)
         defined = (hits[:, -1] > 0) & (misses[:, -1] > 0)
         shares.append(np.divide(found, hits[:, -1], out=np.full(len(rows), np.nan), where=defined))
     return np.concatenate(shares)
 
 
-def _resample(groups: Sequence[str], seed: int | None) -> tuple[Integers, Integers]:
+def draw_groups(groups: Sequence[str], seed: int | None) -> tuple[Integers, Integers]:
     """The group of every image, and how often each replicate (REPLICATES, groups) draws each group."""
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    share = np.full(len(names), 1 / len(names))
-    return group_of, np.random.default_rng(seed).multinomial(len(names), share, REPLICATES)
+    if seed is None:  # nobody must know these draws, so none is kept
+        return group_of, _draws(len(names), None, REPLICATES)
+    return group_of, _kept_draws(len(names), seed, REPLICATES)
 
 
-def _ends(samples: Doubles) -> tuple[float, float]:
+def _draws(n_groups: int, seed: int | None, n_replicates: int) -> Integers:
+    return np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), n_replicates)
+
+
+@lru_cache(maxsize=1)  # a page asks several scores of the same images, and drawing is most of the work
+def _kept_draws(n_groups: int, seed: int, n_replicates: int) -> Integers:
+    drawn = _draws(n_groups, seed, n_replicates)
+    drawn.flags.writeable = False
+    return drawn
+
+
+def interval_of(samples: Doubles) -> tuple[float, float]:
     low, high = np.percentile(samples, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     return float(low), float(high)
 
@@ -165,7 +178,7 @@ def _mean_samples(
     logits: Floats, labels: Integers, groups: Sequence[str], classes: Sequence[str], metric: str, seed: int
 ) -> Doubles:
     """Of every image once, and then of each replicate: (1 + REPLICATES,)."""
-    group_of, drawn = _resample(groups, seed)
+    group_of, drawn = draw_groups(groups, seed)
     weights = np.vstack([np.ones((1, drawn.shape[1]), np.int64), drawn])
     predicted = logits.reshape(-1, *logits.shape[-2:]).argmax(axis=2)
     matrices = [_confusions(one, labels, group_of, weights, len(classes)) for one in predicted]
@@ -182,10 +195,10 @@ def _share(hits: Doubles, support: Doubles) -> Doubles:
     return np.divide(hits, support, out=np.full_like(hits, np.nan), where=support > 0)
 
 
-def _estimate(samples: Doubles) -> Estimate:
+def estimate_of(samples: Doubles) -> Estimate:
     """The first is the score itself, the others are replicates."""
     usable = samples[1:][np.isfinite(samples[1:])]
-    return Estimate(float(samples[0]), *(_ends(usable) if len(usable) else (np.nan, np.nan)))
+    return Estimate(float(samples[0]), *(interval_of(usable) if len(usable) else (np.nan, np.nan)))
 
 
 def _confusions(
@@ -230,7 +243,7 @@ def _ece_samples(probabilities: Floats, labels: Integers, group_of: Integers, we
     return result
 
 
-def _sum_by(index: Integers, values: Doubles, n: int) -> Doubles:
+def sum_by(index: Integers, values: Doubles, n: int) -> Doubles:
     """Columns of `values` added up by `index`."""
     out = np.zeros((len(values), n))
     order = np.argsort(index, kind="stable")

@@ -26,6 +26,7 @@ RUN_NAME = re.compile(r"run-(\d{3,})")
 EVALUATION = "evaluation.json"
 JOINED = "hospitals.json"  # of runs whose hospitals were on machines of their own
 PRIVACY = "privacy.json"  # of runs with [privacy] alone
+SUBGROUPS = "subgroups.json"  # of runs with source.subgroups alone
 SECURE_AGGREGATION = "secure_aggregation.json"  # of runs with [secure_aggregation] alone
 IMPORTED = "imported.json"  # of runs of other systems, which have nothing else; engine/results/imported.py
 
@@ -145,6 +146,13 @@ class Run:
             raise RunError(
                 f"{self.folder}: learned without labels, so it has an encoder and no opinions; start a supervised "
                 f"training with --set model.weights={self.name}, or ask what it is worth with probe {self.name}"
+            )
+
+    def require_whole(self, verb: str) -> None:
+        """Raise RunError where a hospital was left out, to say what can be done instead."""
+        if self.federation.left_out is not None:
+            raise RunError(
+                f"{self.folder}: left {self.federation.left_out} out, to test on it; {verb} a run of all hospitals"
             )
 
     def rounds(self) -> list[RoundLine]:

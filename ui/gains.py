@@ -1,0 +1,189 @@
+"""Evaluation's view "Who gains": federated less each hospital's own model, less pooled, and hospitals left out."""
+
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from engine.config import Federation
+from engine.results.gains import Gain, LeftOut, compare_left_out, gains, left_out_runs, worst_served
+from engine.results.rounds import ALL
+from engine.results.run_folder import Run, list_runs
+from engine.results.words import count, join_words
+from ui.answers import load_answers
+from ui.forest import GREY, Series, forest_figure
+from ui.loaders import run_stamp
+from ui.matrices import SCORES, column_name
+from ui.palette import hospital_colour
+from ui.words import DASH, estimate_text, points_text
+
+STILL = {"displayModeBar": False}
+OFFERED = [metric for metric in SCORES if metric != "ece"]
+
+
+def draw_gains(run: Run) -> None:
+    """Raises RunError where the run holds no predictions."""
+    federation = run.federation
+    answer = st.container()
+    metric = st.segmented_control(
+        "Score", OFFERED, default=federation.headline, format_func=SCORES.__getitem__, key="gain_score", required=True,
+        wrap=True,
+    )  # fmt: skip
+    load_answers(run, "test")  # what is wrong with it is said here, not out of a cache
+    found = _gains(str(run.folder), run_stamp(run, "predictions.parquet"), metric)
+    if not found:
+        st.info("This run has no federated model with test images, so nobody can gain by it.", icon=":material/info:")
+        return
+    answer.markdown(gains_sentence(federation, found, metric))
+    st.plotly_chart(gains_figure(federation, found, metric), config=STILL, key="gains")
+    st.caption(gains_caption(found))
+    st.table(gains_table(federation, found), border="horizontal", hide_index=True)
+    _draw_left_out(run, metric)
+
+
+def gains_sentence(federation: Federation, found: list[Gain], metric: str) -> str:
+    """How many hospitals gain, who is served worst, and what pooling would add."""
+    compared = [one for one in found if one.gain is not None]
+    parts = []
+    if compared:
+        better = sum(one.gain.low > 0 for one in compared if one.gain)
+        worse = [federation.display_name(one.hospital) for one in compared if one.gain and one.gain.high < 0]
+        unsure = len(compared) - better - len(worse)
+        loses = f"{join_words(worse)} {'loses' if len(worse) == 1 else 'lose'}, " if worse else ""
+        parts.append(
+            f"By {_named(metric)} on their own test images **{better} of {count(len(compared), 'hospital')}** "
+            f"{'gains' if better == 1 else 'gain'} by the federated model over their own, {loses}and for {unsure} the "
+            "images do not tell."
+        )
+    worst = worst_served(found)
+    if worst is not None:
+        parts.append(
+            f"It serves **{federation.display_name(worst.hospital)}** worst: {estimate_text(worst.federated)}."
+        )
+    everyone = found[-1]
+    if everyone.gap is not None:
+        parts.append(
+            f"Beside pooling all images it is at {points_text(everyone.gap)} points on all {everyone.n_images:,} "
+            "test images."
+        )
+    return " ".join(parts)
+
+
+def gains_figure(federation: Federation, found: list[Gain], metric: str) -> go.Figure:
+    """A row per hospital and one for all images: against its own model, and against pooled."""
+    series = []
+    for name, symbol, estimates in (
+        ("Federated less the hospital's own", "circle", [one.gain for one in found]),
+        ("Federated less pooled", "diamond", [one.gap for one in found]),
+    ):
+        if any(estimate is not None for estimate in estimates):
+            colours = [GREY if one.hospital == ALL else hospital_colour(federation, one.hospital) for one in found]
+            texts = [
+                f"{column_name(federation, one.hospital)}, n = {one.n_images:,}<br>{name}<br>{points_text(estimate)}"
+                for one, estimate in zip(found, estimates, strict=True)
+            ]
+            series.append(Series(name, symbol, estimates, colours, texts))
+    names = [column_name(federation, one.hospital) for one in found]
+    title = f"Points of {_named(metric)};<br>right of 0 federated is better"
+    return forest_figure(names, series, title, unit="", is_difference=True)
+
+
+def gains_table(federation: Federation, found: list[Gain]) -> pd.DataFrame:
+    rows = [
+        [
+            column_name(federation, one.hospital),
+            points_text(one.gain),
+            estimate_text(one.federated),
+            DASH if one.alone is None else estimate_text(one.alone),
+            DASH if one.pooled is None else estimate_text(one.pooled),
+            points_text(one.gap),
+            f"{one.n_images:,}",
+        ]
+        for one in found
+    ]
+    columns = ["On images of", "Gain, points", "Federated", "Its own model", "Pooled", "Gap to pooled, points", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def gains_caption(found: list[Gain]) -> str:
+    few = min(one.n_groups for one in found)
+    return (
+        "Both models read the same test images; bars are 95% intervals of the difference, paired bootstrap over groups "
+        f"(patients, where they are known; the fewest at one place: {few:,}). Each interval stands for itself: of many "
+        "hospitals one may lie beside 0 by chance. They hold what other images would change, not another training."
+    )
+
+
+def left_out_table(federation: Federation, found: list[LeftOut]) -> pd.DataFrame:
+    rows = [
+        [
+            federation.display_name(one.hospital),
+            estimate_text(one.unseen),
+            DASH if one.alone is None else estimate_text(one.alone),
+            points_text(one.over_alone),
+            estimate_text(one.together),
+            points_text(one.taking_part),
+            f"{one.n_images:,}",
+            one.run,
+        ]
+        for one in found
+    ]
+    columns = [
+        "Left out", "Model that never saw it", "Its own model", "Never saw less own, points", "Model it took part in",
+        "Taking part adds, points", "n", "Run",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _draw_left_out(run: Run, metric: str) -> None:
+    federation = run.federation
+    st.subheader("A hospital left out", anchor=False)
+    if federation.left_out is not None:
+        name = federation.display_name(federation.left_out)
+        st.markdown(
+            f"This run is such a one: **{name}** trained nothing and chose no round, so its figures above are those of "
+            "a hospital that joins later. The run of all hospitals, with the same settings, sets them beside its own."
+        )
+        return
+    runs = left_out_runs(run, list_runs(run.folder.parent))
+    found = []
+    for other in runs:
+        left_out = str(other.federation.left_out)
+        whole, without = load_answers(run, "test"), load_answers(other, "test")
+        one = compare_left_out(other.name, left_out, without, whole, metric)
+        found += [one] if one is not None else []
+    if not found:
+        st.markdown(
+            "What would a hospital get from a model that never saw its images? No run beside this one says so. This "
+            "trains one, on the same splits, with one hospital to test on:"
+        )
+        file, first = run.config.federation_file, federation.hospital[0].id
+        st.code(f"python -m engine train {file} --without {first} --arms federated", language="bash")
+        return
+    st.markdown(" ".join(left_out_sentence(federation, one) for one in found))
+    st.table(left_out_table(federation, found), border="horizontal", hide_index=True)
+    st.caption(
+        "The same settings and splits, and the same test images; paired bootstrap over groups. One training each. A "
+        "patient whom two hospitals know is on one side of the split at both."
+    )
+
+
+def left_out_sentence(federation: Federation, one: LeftOut) -> str:
+    """What a hospital gets from a model that never saw its images."""
+    name = federation.display_name(one.hospital)
+    beside = "" if one.over_alone is None else f", {points_text(one.over_alone)} points beside its own model"
+    return (
+        f"A model that never saw **{name}** reads its images at {estimate_text(one.unseen)}{beside}; taking part adds "
+        f"{points_text(one.taking_part)} points."
+    )
+
+
+def _named(metric: str) -> str:
+    return SCORES[metric] if metric == "macro_f1" else SCORES[metric].lower()
+
+
+@st.cache_data(max_entries=20, show_spinner="Comparing the models")
+def _gains(folder: str, stamp: str, metric: str) -> list[Gain]:
+    run = Run(Path(folder))
+    return gains(load_answers(run, "test"), [one.id for one in run.federation.hospital], metric)
