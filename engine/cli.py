@@ -22,9 +22,11 @@ from engine.estimate_command import estimate_training_command
 from engine.leakage_command import measure_run_leakage
 from engine.loopback_command import train_on_loopback
 from engine.network_commands import coordinate, hospital_app, make_certificates_command
+from engine.notes_command import note_run
 from engine.opinion_commands import evaluate, predict
 from engine.options import Arms, Artifacts, DataFolder, FederationFile, Models, Overrides, Preset, Without, settings
 from engine.probe_command import probe_encoders
+from engine.results.publishable import require_publishable
 from engine.results.published import (
     current_version,
     exact_version,
@@ -37,7 +39,7 @@ from engine.results.published import (
 from engine.results.rounds import ALL
 from engine.results.run_folder import artifacts_folder, find_run, list_runs
 from engine.sweep_commands import show_table, train_sweep
-from engine.terminal import fail, output, print_audit, print_scores, progress_bar, say, stepper
+from engine.terminal import fail, output, print_audit, print_scores, progress_bar, say, screen, stepper
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Consilium's training engine."
@@ -47,6 +49,7 @@ app.add_typer(audit_log_app, name="audit-log")
 app.command("estimate")(estimate_training_command)
 app.command("sweep")(train_sweep)
 app.command("table")(show_table)
+app.command("note")(note_run)
 app.command("probe")(probe_encoders)
 app.command("leakage")(measure_run_leakage)
 app.command("import-run")(import_run_command)
@@ -223,13 +226,18 @@ def publish(
     from engine.publishing.publish import publish_run
 
     run = find_run(artifacts_folder(artifacts), run_name)
+    require_publishable(run, name, models_folder(models))
     run.verify(with_weights=True)
     found = _read(run.federation, data)
     with progress_bar() as bar:
         task = bar.add_task("Publishing", completed=-1)
+        begun: list[str] = []
 
         def show(model: str, of: int) -> None:
             bar.update(task, description=f"Publishing {model}", total=of, advance=1)
+            begun.append(model)
+            if not screen.is_terminal:  # where no bar moves, a log is read
+                say(f"Publishing {model}, {len(begun)} of {of}")
 
         version = publish_run(run, name, found, models_folder(models), show)
         bar.update(task, description="Published", advance=1)

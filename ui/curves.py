@@ -1,5 +1,6 @@
 """Training curves over rounds, from the table that `ui.loaders.rounds_table` makes. Pure: data in, figure out."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -7,7 +8,7 @@ import plotly.graph_objects as go
 
 from engine.config import Federation
 from engine.results.rounds import ALL
-from ui.palette import FEDERATED, hospital_colour, model_colour, model_order
+from ui.palette import FEDERATED, RUNS, hospital_colour, model_colour, model_order
 
 METRICS = {"macro_f1": "Macro-F1", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy", "loss": "Loss"}
 # Never colour alone: every line has its own marker too.
@@ -53,6 +54,22 @@ def hospital_curves(rounds: pd.DataFrame, federation: Federation, metric: str) -
     if "global" in best:
         _mark_best(figure, best["global"], metric, "Federated", FEDERATED, show_legend=True)
     return _lay_out(figure, mine[metric], metric, federation.training.rounds)
+
+
+def run_curves(rounds: Mapping[str, pd.DataFrame], model: str, name: str, metric: str) -> go.Figure:
+    """One model's validation in several runs, by run; each on its own run's images. Best rounds are marked."""
+    figure = go.Figure()
+    values, last = [], 1
+    for rank, (run, table) in enumerate(rounds.items(), start=1):
+        whole = table[(table["hospital"] == ALL) & (table["model"] == model)].dropna(subset=[metric])
+        colour = RUNS[(rank - 1) % len(RUNS)]
+        _add_line(figure, whole, metric, run, colour, f"{name}, the run's validation images", rank, thick=rank == 1)
+        best = best_rows(whole).get(model)
+        if best is not None:
+            _mark_best(figure, best, metric, run, colour, show_legend=rank == 1)
+        values.append(whole[metric])
+        last = max(last, *whole["round"].astype(int)) if len(whole) else last
+    return _lay_out(figure, pd.concat(values), metric, last)
 
 
 def value_floor(values: pd.Series, metric: str) -> float:

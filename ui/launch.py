@@ -1,7 +1,7 @@
 """Trainings that are started from a page: processes of their own that outlive it, known by files alone.
 
 The last one is known by two files beside the runs: `.training.json`, which process it is, and `.training.log`, what it
-said. Every browser and every later server reads the same.
+said. Every browser and every later server reads the same. What publishes is started so too (ui/publishing.py).
 """
 
 import importlib.util
@@ -26,6 +26,7 @@ from engine.results.run_folder import LOOPBACK as LOOPBACK_STATE
 
 SETTING = "CONSILIUM_TRAINING"
 RECORD, LOG = ".training.json", ".training.log"
+PUBLISHING = ".publishing.json"  # the same of what publishes
 ENGINE = (sys.executable, "-m", "engine")
 TRAIN, LOOPBACK, COORDINATOR = "train", "loopback", "coordinator"  # the engine's commands that train
 
@@ -79,8 +80,8 @@ def why_not_here() -> str:
     return ""
 
 
-def last_launch(artifacts: Path) -> Launch | None:
-    file = artifacts / RECORD
+def last_launch(artifacts: Path, record: str = RECORD) -> Launch | None:
+    file = artifacts / record
     if not file.is_file():
         return None
     try:
@@ -142,23 +143,32 @@ def start_training(artifacts: Path, arguments: Sequence[str], engine: str = TRAI
         raise RunError(why)
     if name := trained_now(artifacts):
         raise RunError(f"{name} is being trained on this machine, and it trains one at a time; wait for it or stop it")
+    publishing = last_launch(artifacts, PUBLISHING)
+    if publishing is not None and publishing.is_alive:
+        raise RunError("a run is being published on this machine; wait for it")
+    command = (*ENGINE, engine, *arguments, "--artifacts", str(artifacts))
+    start_process(artifacts, command, RECORD, LOG, "another training is beginning or ending; wait for it or stop it")
+
+
+def start_process(artifacts: Path, command: tuple[str, ...], record: str, log_name: str, busy: str) -> None:
+    """The command in a session of its own: which process it is goes to the record, what it says to the log. Raises
+    RunError with `busy` where the last one that writes this log has not ended."""
     import fcntl  # here, because only Linux gets this far
 
-    command = (*ENGINE, engine, *arguments, "--artifacts", str(artifacts))
     try:
         artifacts.mkdir(parents=True, exist_ok=True)
-        with (artifacts / LOG).open("a") as log:
+        with (artifacts / log_name).open("a") as log:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process inherits it: it is held until that ends
             log.truncate(0)
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
     except BlockingIOError:
-        raise RunError("another training is beginning or ending; wait for it or stop it") from None
+        raise RunError(busy) from None
     except OSError as error:
-        raise cannot_write(artifacts / LOG, error) from None
+        raise cannot_write(artifacts / log_name, error) from None
     threading.Thread(target=process.wait, daemon=True).start()  # so that no zombie stays
-    write_json(artifacts / RECORD, Launch(pid=process.pid, command=command, started_at=now()).model_dump(mode="json"))
+    write_json(artifacts / record, Launch(pid=process.pid, command=command, started_at=now()).model_dump(mode="json"))
 
 
 def stop_run(artifacts: Path, name: str) -> None:

@@ -1,12 +1,14 @@
 """Which published versions came from which run, and which runs from which."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.errors import ConsiliumError
 from engine.results.files import sha256_of
 from engine.results.published import PublishedVersion, current_version, list_versions, published_names
-from engine.results.run_folder import Run, find_run, list_runs, weights_name
+from engine.results.run_folder import Run, find_run, weights_name
+from ui.run_index import RunEntry
 
 
 def versions_by_run(models: Path) -> tuple[dict[str, list[PublishedVersion]], list[str]]:
@@ -48,8 +50,10 @@ def origin_of(run: Run) -> Run | None:
     return origin if began_from(run, origin) else None
 
 
-def descendants_of(run: Run) -> list[Run]:
-    return [other for other in list_runs(run.folder.parent) if began_from(other, run)]
+def descendants_of(run: Run, entries: Sequence[RunEntry]) -> list[Run]:
+    """Those of the listed runs that started from its federated weights."""
+    own = next((entry.best for entry in entries if entry.name == run.name), None)
+    return [Run(Path(entry.folder)) for entry in entries if own and entry.weights == run.name and entry.origin == own]
 
 
 def is_served(models: Path, version: PublishedVersion) -> bool:

@@ -10,6 +10,8 @@ STARTED = "#7a5fb5"  # an encoder as the run began
 # Okabe & Ito, Color Universal Design, in their order; without their black, which a dark page hides, and their blue,
 # which would pass for the federated one. Yellow comes last, because it is faint on white.
 HOSPITALS = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#f0e442")
+# Runs beside each other: no hospital's colour, and the first, which the others are compared with, as the federated one.
+RUNS = (FEDERATED, "#b0487a", "#7a5fb5", "#3f8f8a", "#9c6b4f")
 
 
 def model_colour(federation: Federation, model: str) -> str:

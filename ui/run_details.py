@@ -1,25 +1,33 @@
-"""One run in full, and two beside each other."""
+"""One run in full: where it came from, how it was set, what it wrote."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
+import pandas as pd
 import streamlit as st
 
-from engine.errors import ConsiliumError
 from engine.results.files import sha256_of
 from engine.results.published import PublishedVersion, models_folder
-from engine.results.rounds import ALL
 from engine.results.run_folder import RUN_NAME, Run
-from engine.results.words import count, join_words
+from engine.results.words import count
+from ui.deep_links import one_from_url, to_url
+from ui.downloads import draw_run_download, draw_table_downloads
+from ui.launch import training_enabled
 from ui.lineage import descendants_of, is_served, label, origin_of
 from ui.live import resume_command
-from ui.loaders import load_evaluation
-from ui.matrices import images_in
+from ui.publishing import draw_publishing
+from ui.run_comparison import draw_comparison
 from ui.run_index import RunEntry
-from ui.tables import difference_table, environment_table, files_table, scores_table, settings_table, when
+from ui.tables import environment_table, files_table, settings_table, when
 from ui.words import format_bytes
 
-VIEWS = ("Settings", "Environment", "Files and hashes", "Beside another run")
+VIEWS = {
+    "settings": "Settings",
+    "environment": "Environment",
+    "files": "Files and hashes",
+    "compare": "Beside other runs",
+    "publish": "Publish",
+}
+MAX_DESCENDANTS = 12
 
 
 def draw_lineage(run: Run, versions: Sequence[PublishedVersion]) -> None:
@@ -50,9 +58,9 @@ def draw_lineage(run: Run, versions: Sequence[PublishedVersion]) -> None:
     st.markdown(f"{times}, with `{run.config.federation_file}`. {here}.")
 
 
-def draw_family(run: Run) -> None:
+def draw_family(run: Run, entries: Sequence[RunEntry]) -> None:
     """From which run it started and which started from it, each a link; nothing where it stands alone."""
-    weights, origin, descendants = run.federation.model.weights, origin_of(run), descendants_of(run)
+    weights, origin, descendants = run.federation.model.weights, origin_of(run), descendants_of(run, entries)
     if origin is None and RUN_NAME.fullmatch(weights):
         st.caption(f"It started from the weights of {weights}, which is not beside it, or is another run by now.")
     if origin is None and not descendants:
@@ -64,8 +72,10 @@ def draw_family(run: Run) -> None:
         st.badge(f"{run.name}, shown here", color="blue")
         if descendants:
             st.markdown(":material/arrow_forward:", width="content")
-        for descendant in descendants:
+        for descendant in descendants[:MAX_DESCENDANTS]:
             _draw_relative(descendant)
+        if len(descendants) > MAX_DESCENDANTS:
+            st.markdown(f"and {len(descendants) - MAX_DESCENDANTS:,} more", width="content")
     st.caption("An arrow leads from the run whose federated weights were the start to the run that started from them.")
 
 
@@ -75,65 +85,38 @@ def _draw_relative(run: Run) -> None:
     st.page_link("pages/5_Runs.py", label=label, query_params={"run": run.name}, width="content")
 
 
-def draw_details(run: Run, view: str) -> None:
-    if view == VIEWS[0]:
-        st.dataframe(settings_table(run.federation), hide_index=True)
-    elif view == VIEWS[1]:
-        st.dataframe(environment_table(run.read_json("environment.json")), hide_index=True)
-    elif not run.is_finished:
-        st.info("Hashes are written when the run is finished.", icon=":material/info:")
+def draw_view(run: Run, entries: Sequence[RunEntry]) -> None:
+    """One view at a time; which one stands in the URL. Publishing is offered where this server may train."""
+    views = [view for view in VIEWS if view != "publish" or training_enabled()]
+    one_from_url("view", "run_view", views, views[0])
+    view = st.segmented_control(
+        "Show", views, format_func=VIEWS.__getitem__, key="run_view", required=True, on_change=to_url,
+        args=("view", "run_view"), wrap=True,
+    )  # fmt: skip
+    if view == "compare":
+        draw_comparison(run, entries)
+    elif view == "publish":
+        draw_publishing(run)
+    elif view == "settings":
+        _draw_table(settings_table(run.federation), f"{run.name}-settings")
+    elif view == "environment":
+        _draw_table(environment_table(run.read_json("environment.json")), f"{run.name}-environment")
     else:
-        st.markdown(
-            f"`manifest.json` has SHA-256 `{sha256_of(run.folder / 'manifest.json')}` and lists every other file:"
-        )
-        st.dataframe(files_table(run.manifest.files), hide_index=True)
-        log = run.audit_log()
-        entries = f"{count(len(log.entries), 'entry', 'entries')}, the last is `{log.last}`" if log else ""
-        st.markdown(f"Its audit log holds: {entries}." if entries else "It has no audit log.")
+        _draw_files(run)
 
 
-def draw_comparison(run: Run, others: Sequence[RunEntry]) -> None:
-    """The settings that differ, then the scores on all test images."""
-    if not others:
-        st.info("There is no other finished run to put beside this one.", icon=":material/info:")
-        return
-    other_name = st.selectbox("Beside", [entry.name for entry in others], key="beside", width=280)
-    other = Run(Path(next(entry.folder for entry in others if entry.name == other_name)))
-    difference = difference_table(run.federation, other.federation, (run.name, other.name))
-    if difference.empty:
-        st.markdown(f"{run.name} and {other.name} were trained with the same settings.")
-    else:
-        st.markdown(f"{count(len(difference), 'setting differs', 'settings differ')}:")
-        st.dataframe(difference, hide_index=True)
-    if not run.is_finished:
-        st.caption(f"{run.name} has no test scores yet.")
-        return
-    _draw_scores(run, other)
-
-
-def _draw_scores(run: Run, other: Run) -> None:
-    unlabelled = [one.name for one in (run, other) if one.federation.pretext is not None]
-    if unlabelled:
-        st.caption(
-            f"Without labels there are no test scores to compare ({join_words(unlabelled)}); Evaluation shows what "
-            "a probe says of an encoder."
-        )
-        return
-    mine, theirs = (load_evaluation(one)["splits"].get("test", {}) for one in (run, other))
-    n_mine, n_theirs = images_in(mine, ALL), images_in(theirs, ALL)
-    st.markdown(f"All test images: n = {n_mine:,} for {run.name}, n = {n_theirs:,} for {other.name}.")
-    if not _same_images(run, other):
-        st.warning(
-            "These runs were not scored on the same test images, so their scores cannot be compared like for like.",
-            icon=":material/warning:",
-        )
-    table = scores_table((run.name, run.federation, mine), (other.name, other.federation, theirs))
+def _draw_table(table: pd.DataFrame, name: str) -> None:
     st.dataframe(table, hide_index=True)
+    draw_table_downloads(table, name, n_left=len(table.columns))
 
 
-def _same_images(run: Run, other: Run) -> bool:
-    try:
-        name = "dataset_splits.json"
-        return run.manifest.files[name].sha256 == other.manifest.files[name].sha256
-    except (ConsiliumError, KeyError):
-        return False
+def _draw_files(run: Run) -> None:
+    if not run.is_finished:
+        st.info("Hashes are written when the run is finished.", icon=":material/info:")
+        return
+    st.markdown(f"`manifest.json` has SHA-256 `{sha256_of(run.folder / 'manifest.json')}` and lists every other file:")
+    st.dataframe(files_table(run.manifest.files), hide_index=True)
+    log = run.audit_log()
+    entries = f"{count(len(log.entries), 'entry', 'entries')}, the last is `{log.last}`" if log else ""
+    st.markdown(f"Its audit log holds: {entries}." if entries else "It has no audit log.")
+    draw_run_download(run)

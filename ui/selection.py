@@ -20,12 +20,13 @@ STATE_WORDS = {
 }
 
 
-def select_run(pick: Literal["finished", "any"] = "finished") -> Run:
+def select_run(pick: Literal["finished", "any"] = "finished", everything: list[RunEntry] | None = None) -> Run:
     """The run in use: the one the URL names, else the last one looked at, else the newest sound one.
 
-    Ends the page with a plain sentence where there is no run, or where the chosen one is damaged.
+    `everything` is what `read_entries` says, where the page has asked it. Ends the page with a plain sentence where
+    there is no run, or where the chosen one is damaged.
     """
-    everything = read_entries(artifacts_folder())
+    everything = read_entries(artifacts_folder()) if everything is None else everything
     entries = [entry for entry in everything if pick == "any" or not entry.is_unfinished]
     if not everything:
         st.info("There is no run yet. This command makes one in a minute or two:", icon=":material/info:")
@@ -125,15 +126,16 @@ def _chosen(entries: list[RunEntry], everything: list[RunEntry]) -> RunEntry:
 
 def _draw_selectors(entries: list[RunEntry], chosen: RunEntry) -> None:
     """The widgets take their value from the URL and only ever write to it."""
-    newest = {
-        entry.federation: default_entry([e for e in entries if e.federation == entry.federation]) for entry in entries
-    }
+    of_federation: dict[str, list[RunEntry]] = {}
+    for entry in entries:
+        of_federation.setdefault(entry.federation, []).append(entry)
+    newest = {federation: default_entry(of_it) for federation, of_it in of_federation.items()}
     st.session_state["federation_choice"] = chosen.federation
     st.sidebar.selectbox(
         "Federation", list(newest), key="federation_choice", on_change=_take_federation, args=(newest,)
     )
     st.sidebar.caption(f"Showing {chosen.name}{STATE_WORDS[chosen.state]}")
-    same = [entry for entry in entries if entry.federation == chosen.federation]
+    same = of_federation[chosen.federation]
     if len(same) > 1:
         labels = {entry.name: f"{entry.name}{STATE_WORDS[entry.state]}" for entry in same}
         st.session_state["run_choice"] = chosen.name

@@ -12,6 +12,17 @@ from ui.palette import model_order
 from ui.run_index import RunEntry
 from ui.words import DASH, format_bytes, score_text
 
+MACRO_F1 = "Federated macro-F1"
+# By the URL's word: what a reader chooses, the column, and whether it falls; no column is the order of run numbers.
+ORDERS: dict[str, tuple[str, str | None, bool]] = {
+    "newest": ("Newest first", None, True),
+    "oldest": ("Oldest first", None, False),
+    "best": ("Best macro-F1 first", MACRO_F1, True),
+    "federation": ("By federation", "Federation", False),
+    "state": ("By state", "State", False),
+    "published": ("Published first", "Published as", False),  # a dash comes after every letter
+}
+
 
 def per_class_table(cell: dict[str, Any]) -> pd.DataFrame:
     """Precision, recall, F1 and AUC by class; a class without images has no score, so a dash stands there."""
@@ -65,32 +76,46 @@ def hospital_rows(splits: pd.DataFrame, federation: Federation) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def runs_table(entries: Sequence[RunEntry], published: dict[str, str]) -> pd.DataFrame:
-    """All runs; `published` maps a run's name to the versions made from it."""
+def runs_table(entries: Sequence[RunEntry], published: dict[str, str], tags: dict[str, str]) -> pd.DataFrame:
+    """All runs, numbers as numbers so that they sort; `published` and `tags` by a run's name."""
     rows = [
         [
             entry.name,
             entry.state,
             entry.problem or DASH,
             entry.federation,
+            tags.get(entry.name, DASH),
             published.get(entry.name, DASH),
+            None if entry.macro_f1 is None else 100 * entry.macro_f1,
+            entry.n_test,
             ", ".join(entry.arms) or DASH,
-            entry.rounds or DASH,
+            entry.rounds or None,
             when(entry.started_at),
         ]
         for entry in entries
     ]
-    columns = ["Run", "State", "What is wrong", "Federation", "Published as", "Arms", "Rounds", "Started"]
-    table = pd.DataFrame(rows, columns=columns).astype(str)
+    columns = ["Run", "State", "What is wrong", "Federation", "Tags", "Published as", MACRO_F1, "Test images", "Arms"]
+    table = pd.DataFrame(rows, columns=[*columns, "Rounds", "Started"])
+    table = table.astype({MACRO_F1: "Float64", "Test images": "Int64", "Rounds": "Int64"})
     return table if any(entry.problem for entry in entries) else table.drop(columns="What is wrong")
 
 
-def matching(table: pd.DataFrame, text: str) -> pd.DataFrame:
-    """Rows that hold every word of `text` somewhere."""
-    joined = table.apply(lambda row: " ".join(row).lower(), axis=1) if len(table) else pd.Series(dtype=str)
-    for word in text.lower().split():
-        table = table[joined.loc[table.index].str.contains(word, regex=False)]
-    return table
+def matching(table: pd.DataFrame, text: str, notes: dict[str, str]) -> pd.DataFrame:
+    """Rows that hold every word of `text` somewhere, in what is shown or in the run's note."""
+    words = text.lower().split()
+    if not words:
+        return table
+    rows = [" ".join(map(str, row)).lower() for row in table.itertuples(index=False)]
+    said = [f"{row} {notes.get(run, '').lower()}" for row, run in zip(rows, table["Run"], strict=True)]
+    return table[[all(word in one for word in words) for one in said]]
+
+
+def in_order(table: pd.DataFrame, order: str) -> pd.DataFrame:
+    """The newest first within what counts as equal; a run without a score comes last."""
+    _, column, falling = ORDERS[order]
+    if column is None:
+        return table if falling else table[::-1]
+    return table.sort_values(column, ascending=not falling, kind="stable", na_position="last")
 
 
 def settings(federation: Federation) -> dict[str, str]:
@@ -104,28 +129,40 @@ def settings_table(federation: Federation) -> pd.DataFrame:
     return pd.DataFrame(settings(federation).items(), columns=["Setting", "Value"])
 
 
-def difference_table(one: Federation, other: Federation, names: tuple[str, str]) -> pd.DataFrame:
-    """Only the settings in which two runs differ."""
-    left, right = settings(one), settings(other)
-    keys = [key for key in dict.fromkeys([*left, *right]) if left.get(key) != right.get(key)]
-    rows = [[key, left.get(key, DASH), right.get(key, DASH)] for key in keys]
-    return pd.DataFrame(rows, columns=["Setting", *names])
+def difference_table(federations: dict[str, Federation]) -> pd.DataFrame:
+    """Only the settings in which runs differ, one column for each run."""
+    by_run = {name: settings(federation) for name, federation in federations.items()}
+    keys = dict.fromkeys(key for one in by_run.values() for key in one)
+    rows = [[key, *(one.get(key, DASH) for one in by_run.values())] for key in keys]
+    return pd.DataFrame([row for row in rows if len(set(row[1:])) > 1], columns=["Setting", *by_run])
 
 
-def scores_table(
-    one: tuple[str, Federation, dict[str, Any]], other: tuple[str, Federation, dict[str, Any]]
-) -> pd.DataFrame:
-    """Accuracy and macro-F1 of every model of two runs on all their test images."""
-    (left, federation, first), (right, _, second) = one, other
-    rows = []
-    for model in model_order(federation, list(dict.fromkeys([*first, *second]))):
-        cells = [cells.get(model, {}).get("all") for cells in (first, second)]
-        row = [federation.model_name(model)]
-        for metric in ("macro_f1", "accuracy"):
-            row += [percent(cell[metric]) if cell else DASH for cell in cells]
-        rows.append(row)
-    heads = [f"{name}, {run}" for name in ("Macro-F1", "Accuracy") for run in (left, right)]
-    return pd.DataFrame(rows, columns=["Model", *heads])
+def scores_table(runs: dict[str, tuple[Federation, dict[str, Any]]], metric: str) -> pd.DataFrame:
+    """One score of every model of several runs on all test images of its own run, with its interval."""
+    models = list(dict.fromkeys(model for _, cells in runs.values() for model in cells))
+    first = next(iter(runs.values()))[0]
+    rows = [
+        [first.model_name(model), *(cell_score(cells.get(model, {}).get("all"), metric) for _, cells in runs.values())]
+        for model in model_order(first, models)
+    ]
+    counts = [next((one["all"]["n_images"] for one in cells.values() if "all" in one), 0) for _, cells in runs.values()]
+    return pd.DataFrame(rows, columns=["Model", *(f"{run}, n = {n:,}" for run, n in zip(runs, counts, strict=True))])
+
+
+def cell_score(cell: dict[str, Any] | None, metric: str) -> str:
+    """A score of one cell of `evaluation.json` by its key in bootstrap.py; a dash where it has none."""
+    kind, _, label = metric.partition("/")
+    if cell is None:
+        return DASH
+    if kind == "recall":
+        scores = cell["per_class"].get(label)
+        return percent(scores["recall"]) if scores and scores["support"] else DASH
+    if kind == "auc":
+        area = cell.get("auc", {}).get(label)
+        if area is None:
+            return DASH
+        return score_text({**cell, metric: area}, metric)
+    return score_text(cell, metric) if metric in cell else DASH
 
 
 def files_table(files: dict[str, FileEntry]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 from engine.data.federation_data import FederationData
 from engine.data.images import Pixels
 from engine.data.splits import Part
-from engine.errors import ModelError, RunError
+from engine.errors import RunError
 from engine.inference.panel import CALIBRATION, Panel, Scorer, open_model
 from engine.publishing.calibrate import fit_calibration
 from engine.publishing.card import write_card
@@ -20,14 +20,13 @@ from engine.publishing.export import convert_fp16, export_onnx, quantise_int8
 from engine.publishing.meta import model_meta, training_counts
 from engine.publishing.run_panel import load_network, run_models
 from engine.results.files import sha256_of, sweep_partial, write_bytes, write_json
+from engine.results.publishable import require_publishable
 from engine.results.published import (
-    NAME,
     VERSION,
     Composite,
     PublishedFile,
     PublishedVersion,
     VersionManifest,
-    list_versions,
     set_current,
 )
 from engine.results.run_folder import FileEntry, Run, now
@@ -58,29 +57,9 @@ def publish_run(
 
     `data` must be the very images the run was trained on. Raises RunError, ModelError.
     """
-    if not NAME.fullmatch(name):
-        raise ModelError(f"'{name}' is no model name; use lower-case letters, digits and '-'")
-    run.require_labels()
-    run.require_whole("publish")
-    if run.config.transport == "flower":
-        raise ModelError(
-            f"{run.folder}: was trained over a network, and what publishing fits (calibration, the refusal gate) needs "
-            "the hospitals' single predictions, which stay with them"
-        )
-    private = run.federation.aggregation.keeps_private
-    if private and "federated" in run.federation.arms:
-        raise ModelError(
-            f"{run.folder}: aggregation.strategy = '{run.federation.aggregation.strategy}' leaves each hospital "
-            f"{private}, so no one federated model exists to serve; publish a run of another strategy "
-            "(the personal models are in weights/personal-*)"
-        )
+    require_publishable(run, name, models)
     run.verify(with_weights=True)
     _require_same_images(run, data)
-    for other in list_versions(models, name)[-1:]:
-        if other.federation.name != run.federation.name:
-            raise ModelError(
-                f"'{name}' is '{other.federation.name}'; publish '{run.federation.name}' under its own name"
-            )
     home = models / name
     home.mkdir(parents=True, exist_ok=True)
     for left_over in home.glob(".publishing-*"):  # of a publish that was killed

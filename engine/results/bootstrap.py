@@ -78,7 +78,8 @@ def mean_score(
     """The mean over models of one score on the same images, and what drawing other images would make of it.
 
     `logits` are (models, images, classes), or (images, classes) of one model; `metric` is accuracy, balanced_accuracy,
-    macro_precision, macro_recall, macro_f1 or recall/<class>. A replicate draws the same groups for every model.
+    macro_precision, macro_recall, macro_f1, ece, recall/<class> or auc/<class>. A replicate draws the same groups for
+    every model.
     """
     return estimate_of(_mean_samples(logits, labels, groups, classes, metric, seed))
 
@@ -180,7 +181,12 @@ def _mean_samples(
     """Of every image once, and then of each replicate: (1 + REPLICATES,)."""
     group_of, drawn = draw_groups(groups, seed)
     weights = np.vstack([np.ones((1, drawn.shape[1]), np.int64), drawn])
-    predicted = logits.reshape(-1, *logits.shape[-2:]).argmax(axis=2)
+    models = logits.reshape(-1, *logits.shape[-2:])
+    if metric == "ece" or metric.startswith("auc/"):
+        samples = [_probability_samples(softmax(one), labels, group_of, weights, classes, metric) for one in models]
+        average: Doubles = np.mean(samples, axis=0)
+        return average
+    predicted = models.argmax(axis=2)
     matrices = [_confusions(one, labels, group_of, weights, len(classes)) for one in predicted]
     if metric.startswith("recall/"):
         index = list(classes).index(metric.removeprefix("recall/"))
@@ -189,6 +195,15 @@ def _mean_samples(
         samples = [_confusion_scores(matrix)[metric] for matrix in matrices]
     mean: Doubles = np.mean(samples, axis=0)
     return mean
+
+
+def _probability_samples(
+    probabilities: Floats, labels: Integers, group_of: Integers, weights: Integers, classes: Sequence[str], metric: str
+) -> Doubles:
+    if metric == "ece":
+        return _ece_samples(probabilities, labels, group_of, weights)
+    index = list(classes).index(metric.removeprefix("auc/"))
+    return weighted_auc(probabilities[:, index], labels == index, weights[:, group_of].astype(np.float64))
 
 
 def _share(hits: Doubles, support: Doubles) -> Doubles:

@@ -43,14 +43,21 @@ def as_markdown(table: SweepTable) -> str:
 
 
 def as_latex(table: SweepTable) -> str:
+    heads, rows = _cells(table)
+    return latex_tabular(heads, rows, n_left=len(table.keys), said=notes(table))
+
+
+def latex_tabular(heads: Sequence[str], rows: Sequence[Sequence[str]], *, n_left: int, said: Sequence[str] = ()) -> str:
+    """A tabular whose first `n_left` columns are flush left and the others flush right; `said` follows as comments."""
+
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(LATEX.get(character, character) for character in cell) for cell in cells) + r" \\"
 
-    heads, rows = _cells(table)
-    columns = "l" * len(table.keys) + "r" * (len(heads) - len(table.keys))
+    columns = "l" * n_left + "r" * (len(heads) - n_left)
     begin, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
     body = [begin, r"\hline", line(heads), r"\hline", *map(line, rows), r"\hline", end]
-    return "\n".join([*body, *(f"% {note}" for note in notes(table))]) + "\n"
+    comments = (f"% {' '.join(note.split())}" for note in said)
+    return "\n".join([*body, *comments]) + "\n"
 
 
 def notes(table: SweepTable) -> list[str]:
