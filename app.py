@@ -13,8 +13,10 @@ draw_frame(
     "model says, what each hospital alone would say, and what pooling all images would.",
 )
 st.markdown(
-    f"**{DISCLAIMER}** Where a name ends with *(simulated)*, one machine played that hospital; "
-    "where a badge says *synthetic*, a program drew the images."
+    f"**{DISCLAIMER}**\n"
+    "- **Real** is every training, model and figure: each came of the run whose name stands beside it.\n"
+    "- **Simulated** is every hospital whose name ends with *(simulated)*: one machine played it.\n"
+    "- **Synthetic** are the images of a federation with that badge: a program drew them."
 )
 
 clinician, researcher, hospital = st.columns(3)
@@ -31,9 +33,10 @@ with researcher.container(border=True, height="stretch"):
 with hospital.container(border=True, height="stretch"):
     st.markdown("**:material/local_hospital: Hospital IT**")
     st.markdown(
-        "Name your folders in a file in `federations/`, then run `python -m engine audit FILE` and `train FILE`. "
-        "The README goes step by step."
+        "See what an audit says of each hospital's images. To train on your own, name their folders in a file, as "
+        "`docs/hospital-it.md` says."
     )
+    st.page_link("pages/1_Hospitals.py", label="See who taught the model", icon=":material/arrow_forward:")
 
 st.subheader("Published federations", anchor=False)
 draw_cards(models_folder())
