@@ -16,6 +16,7 @@ from ui.loaders import run_stamp
 from ui.palette import model_colour, model_order
 from ui.words import DASH
 
+LEGEND_ROW_PX = 19
 STILL = {"displayModeBar": False}
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # never colour alone
 
@@ -102,9 +103,10 @@ def curve_figure(federation: Federation, curves: dict[str, OneVersusRest], model
             hovertemplate=f"{name}<br>%{{y:.1%}} {up}<br>%{{x:.1%}} {across}<extra></extra>",
         )
     axis = {"range": [-0.01, 1.02], "tickformat": ".0%", "dtick": 0.2, "fixedrange": True}
+    height = 340 + (30 + LEGEND_ROW_PX * len(curves) if kind == "roc" else 0)  # both plots are as high as each other
     titles = ("Others called it", "Found (sensitivity)") if kind == "roc" else ("Found (recall)", "Right (precision)")
     figure.update_layout(
-        xaxis={"title": titles[0], **axis}, yaxis={"title": titles[1], **axis}, height=440, dragmode=False,
+        xaxis={"title": titles[0], **axis}, yaxis={"title": titles[1], **axis}, height=height, dragmode=False,
         margin={"l": 8, "r": 28, "t": 8, "b": 8}, showlegend=kind == "roc",
         legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "traceorder": "normal"},
     )  # fmt: skip

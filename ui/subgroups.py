@@ -6,7 +6,7 @@ import streamlit as st
 
 from engine.config import Federation
 from engine.results.run_folder import Run
-from engine.results.subgroups import FEWEST_GROUPS, Subgroup, read_subgroups, score_subgroups
+from engine.results.subgroups import FEWEST_GROUPS, UNKNOWN, Subgroup, read_subgroups, score_subgroups
 from ui.answers import choose_hospital, choose_model, choose_split, load_answers
 from ui.forest import Series, forest_figure
 from ui.matrices import SCORES
@@ -48,8 +48,8 @@ def draw_subgroups(run: Run) -> None:
 
 
 def subgroups_sentence(federation: Federation, found: list[Subgroup], model: str, column: str, metric: str) -> str:
-    """The worst and the best served, and whether their intervals meet."""
-    scored = [one for one in found if one.score is not None]
+    """The worst and the best served of those that are known, and whether their intervals meet."""
+    scored = [one for one in found if one.score is not None and one.word != UNKNOWN]
     name = SCORES[metric] if metric == "macro_f1" else SCORES[metric].lower()
     if len(scored) < 2:
         return f"Too few images to tell subgroups by {column} apart."
@@ -69,8 +69,7 @@ def subgroups_figure(federation: Federation, found: list[Subgroup], model: str, 
         f"{one.word}, n = {one.n_images:,}<br>{'' if one.score is None else estimate_text(one.score)}" for one in found
     ]
     series = Series(SCORES[metric], "circle", [one.score for one in found], [colour] * len(found), texts)
-    names = [f"{one.word} (n = {one.n_images:,})" for one in found]
-    return forest_figure(names, [series], SCORES[metric])
+    return forest_figure([one.word for one in found], [series], SCORES[metric])
 
 
 def subgroups_table(found: list[Subgroup], column: str, metric: str) -> pd.DataFrame:
