@@ -378,3 +378,45 @@ def test_an_archive_is_unpacked_once_and_never_outside(tmp_path: Path) -> None:
         unpack_once(archive, tmp_path / "cache")
     with pytest.raises(DataError, match="no such archive"):
         unpack_once(tmp_path / "none.zip", tmp_path / "cache")
+
+
+def aged(ages: list[str]) -> list[dict[str, str]]:
+    return [row | {"age": age, "sex": ("f", "")[n % 2]} for n, (row, age) in enumerate(zip(ROWS, ages, strict=True))]
+
+
+BANDS = MANIFEST + "subgroups = { age = [40, 60], sex = [] }\n" + TAKEN
+
+
+def test_subgroups_are_bands_and_words_of_tested_images_alone(tmp_path: Path, root: Path) -> None:
+    ages = ["39.5", "40", "59", "60", "", "unknown"] * 4
+    write_table(root, aged(ages), (*ROWS[0], "age", "sex"))
+    data = read(tmp_path, root, BANDS)
+    told = data.subgroups_json()
+    tested = {split.image.path for split in data.splits if split.part != "train"}
+    assert set(told["paths"]) == tested
+    assert len(tested) < 24
+    expected = ["below 40", "40 to below 60", "40 to below 60", "60 and above", "unknown", "unknown"] * 4
+    number = [int(Path(path).stem[1:]) for path in told["paths"]]
+    assert told["columns"] == {
+        "age": [expected[n] for n in number],
+        "sex": [("f", "unknown")[n % 2] for n in number],
+    }
+
+
+@pytest.mark.parametrize(
+    ("subgroups", "ages", "said"),
+    [
+        ("{ lesion = [] }", ["1"] * 24, r"column 'lesion' says which image or patient it is; take it away"),
+        ("{ age = [60, 40] }", ["1"] * 24, r"the edges of 'age' must rise"),
+        ("{ weight = [] }", ["1"] * 24, r"has no column 'weight' \(source.subgroups.weight\)"),
+        ("{ age = [40] }", ["old"] * 24, r"table.csv:2: 'old' \(column 'age'\) is no number"),
+        ("{ age = [] }", [str(n) for n in range(24)], r"has 24 different words, more than 20"),
+    ],
+)
+def test_subgroups_that_cannot_be_are_refused(
+    tmp_path: Path, root: Path, subgroups: str, ages: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.data.subgroups.MAX_WORDS", 20)
+    write_table(root, aged(ages), (*ROWS[0], "age", "sex"))
+    with pytest.raises((ConfigError, DataError), match=said):
+        read(tmp_path, root, MANIFEST + f"subgroups = {subgroups}\n" + TAKEN)

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from engine.results.bootstrap import Estimate
 from ui.matrices import wrap_name
 
-ROW_PX = 34
+ROW_PX, LINE_PX = 34, 15
 GREY = "#7d8791"
 
 
@@ -27,6 +27,8 @@ def forest_figure(
     names: Sequence[str], series: Sequence[Series], title: str, *, unit: str = "%", is_difference: bool = False
 ) -> go.Figure:
     """`names` from above, `title` of the axis; of differences 0 is a line to read against."""
+    wrapped = [wrap_name(name) for name in names]
+    row_px = max(ROW_PX * max(len(series), 1.4), LINE_PX * (1 + max(name.count("<br>") + 1 for name in wrapped)))
     figure = go.Figure()
     if is_difference:
         figure.add_vline(x=0, line={"dash": "dot", "color": GREY, "width": 1.5})
@@ -55,7 +57,7 @@ def forest_figure(
                 **bar,
             )
     figure.update_layout(
-        height=round(96 + (ROW_PX * max(n, 1.4)) * len(names)),
+        height=round(96 + row_px * len(names)),
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
         dragmode=False,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
@@ -63,7 +65,7 @@ def forest_figure(
     figure.update_xaxes(title=title, ticksuffix=unit, fixedrange=True, zeroline=False)
     figure.update_yaxes(
         tickvals=list(range(len(names))),
-        ticktext=[wrap_name(name) for name in names],
+        ticktext=wrapped,
         range=[len(names) - 0.4, -0.6],
         showgrid=False,
         zeroline=False,

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine.errors import DataError
+from engine.results.subgroups import UNKNOWN
 
 MAX_WORDS = 30
-UNKNOWN = "unknown"
 
 
 def subgroup_values(

@@ -10,6 +10,7 @@ from engine.results.answers import Answers
 from engine.results.bootstrap import Estimate, mean_score
 from engine.results.run_folder import SUBGROUPS, Run
 
+UNKNOWN = "unknown"  # an empty cell
 FEWEST_GROUPS = 10  # below that a score says little, and might be of one patient
 
 
@@ -41,7 +42,7 @@ def read_subgroups(run: Run) -> dict[str, dict[str, str]]:
 
 def score_subgroups(answers: Answers, model: str, words: Mapping[str, str], metric: str) -> list[Subgroup]:
     """The words in the order of reading, numbers by their size and "unknown" last; `words` are those of one column."""
-    word_of = np.array([words.get(path, "unknown") for path in answers.images["path"]], object)
+    word_of = np.array([words.get(path, UNKNOWN) for path in answers.images["path"]], object)
     found = []
     for word in in_order(list(set(word_of))):
         mine = answers.chosen(word_of == word)
@@ -55,7 +56,7 @@ def in_order(words: Sequence[str]) -> list[str]:
     """Bands of numbers from below, then words by name, "unknown" last."""
 
     def place(word: str) -> tuple[int, float, str]:
-        if word == "unknown":
+        if word == UNKNOWN:
             return 3, 0.0, ""
         first, _, rest = word.partition(" ")
         try:

@@ -54,10 +54,24 @@ def at_threshold(answers: Answers, model: str, label: str, threshold: float, *, 
 
     in_found, in_missed, in_false, in_cleared = by_group
     return AtThreshold(
-        *(int(counts[0]) for counts in counted),
+        found=int(found[0]),
+        missed=int(missed[0]),
+        false_alarms=int(false[0]),
+        cleared=int(cleared[0]),
         sensitivity=share(found, missed, in_found + in_missed),
         specificity=share(cleared, false, in_cleared + in_false),
         ppv=share(found, false, in_found + in_false),
         npv=share(cleared, missed, in_cleared + in_missed),
         false_alarms_per_image=share(false, found + missed + cleared, np.sum(by_group, axis=0)),
     )
+
+
+def over_thresholds(answers: Answers, model: str, label: str, thresholds: Doubles) -> tuple[Doubles, Doubles]:
+    """Sensitivity and specificity at each; NaN where there is no image to have them of."""
+    place = answers.classes.index(label)
+    scores, positive = answers.probabilities(model)[:, place], answers.labels == place
+    called = scores[None, :] >= thresholds[:, None]
+    n_positive, n_others = int(positive.sum()), int((~positive).sum())
+    sensitivity = called[:, positive].sum(axis=1) / n_positive if n_positive else np.full(len(thresholds), np.nan)
+    specificity = (~called[:, ~positive]).sum(axis=1) / n_others if n_others else np.full(len(thresholds), np.nan)
+    return sensitivity, specificity
