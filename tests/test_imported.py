@@ -337,7 +337,7 @@ def test_every_page_shows_a_flower_result(flower: tuple[str, str], pages: Path, 
     assert "do not compare" in words(app)
     app = open_page("3_Evaluation", "run-001")
     rows = app.dataframe[0].value.to_numpy().tolist()
-    assert rows[1] == ["accuracy", "Evaluated by the server", "3", "0.3"]
+    assert rows[1] == ["accuracy", "0.3", "Evaluated by the server", "3"]
     assert "4 values of the file left out" in words(open_page("5_Runs", "run-001"))
 
 
@@ -374,6 +374,6 @@ def test_the_last_round_of_each_metric_stands_in_the_table() -> None:
         curves={"train": {"loss": ((1, 0.5), (2, 0.25))}, "evaluate": {"loss": ((1, 0.75),)}},
     )  # fmt: skip
     assert last_figures(imported).to_numpy().tolist() == [
-        ["loss", "Evaluated by hospitals, mean", "1", "0.75"],
-        ["loss", "Training at hospitals, mean", "2", "0.25"],
+        ["loss", "0.75", "Evaluated by hospitals, mean", "1"],
+        ["loss", "0.25", "Training at hospitals, mean", "2"],
     ]
