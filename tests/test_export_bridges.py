@@ -266,6 +266,19 @@ def test_a_damaged_version_is_never_exported(phantom_version: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_the_docs_lines_ask_an_exported_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = current_version(PROJECT / "models", "brain-mri")
+    monkeypatch.chdir(tmp_path)
+    export_version(version, "onnx", Path("onnx-brain-mri"))
+    text = (PROJECT / "docs" / "bridges.md").read_text(encoding="utf-8")
+    lines = re.search(r"```python\n(import json, numpy, onnxruntime\n(?:.*\n)*?)```", text)
+    assert lines is not None
+    exec(lines[1], {})
+    assert capsys.readouterr().out.strip() in version.federation.classes
+
+
 def test_the_docs_list_every_layout() -> None:
     text = (PROJECT / "docs" / "bridges.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|", text, re.MULTILINE)

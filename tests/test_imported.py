@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from functools import singledispatch
@@ -22,8 +23,11 @@ ROUNDS = 3
 
 
 @pytest.fixture(scope="module")
-def flower() -> tuple[str, str]:
-    """A FedAvg of Flower's over three nodes that answer in this process: its `Result` as JSON, and its log."""
+def flower(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A FedAvg of Flower's over three nodes that answer in this process: its `Result` as JSON, and its log.
+
+    The JSON is written by the very lines that docs/bridges.md gives.
+    """
     pytest.importorskip("flwr.serverapp", reason="needs flwr; see requirements-flower.txt")
     from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
     from flwr.serverapp import Grid
@@ -64,8 +68,13 @@ def flower() -> tuple[str, str]:
             patch.setattr(TaskIdentity, name, 1)
         start = ArrayRecord([np.zeros((2, 3), np.float32)])
         result = FedAvg().start(Nodes(), start, num_rounds=ROUNDS, evaluate_fn=on_server)
-    kept = {name: records for name, records in vars(result).items() if name != "arrays"}  # as docs/bridges.md has it
-    return json.dumps(kept, default=dict), log.getvalue()
+        patch.chdir(tmp_path_factory.mktemp("flower"))
+        text = (PROJECT / "docs" / "bridges.md").read_text(encoding="utf-8")
+        lines = re.search(r"```python\nresult = strategy\.start\(.*\n((?:.*\n)*?)```", text)
+        assert lines is not None
+        exec(lines[1], {"result": result, "json": json, "Path": Path})
+        written = Path("result.json").read_text(encoding="utf-8")
+    return written, log.getvalue()
 
 
 class flower_log:  # noqa: N801  # stands in a with statement
