@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from functools import singledispatch
@@ -22,8 +23,11 @@ ROUNDS = 3
 
 
 @pytest.fixture(scope="module")
-def flower() -> tuple[str, str]:
-    """A FedAvg of Flower's over three nodes that answer in this process: its `Result` as JSON, and its log."""
+def flower(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A FedAvg of Flower's over three nodes that answer in this process: its `Result` as JSON, and its log.
+
+    The JSON is written by the very lines that docs/bridges.md gives.
+    """
     pytest.importorskip("flwr.serverapp", reason="needs flwr; see requirements-flower.txt")
     from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
     from flwr.serverapp import Grid
@@ -64,8 +68,13 @@ def flower() -> tuple[str, str]:
             patch.setattr(TaskIdentity, name, 1)
         start = ArrayRecord([np.zeros((2, 3), np.float32)])
         result = FedAvg().start(Nodes(), start, num_rounds=ROUNDS, evaluate_fn=on_server)
-    kept = {name: records for name, records in vars(result).items() if name != "arrays"}  # as docs/bridges.md has it
-    return json.dumps(kept, default=dict), log.getvalue()
+        patch.chdir(tmp_path_factory.mktemp("flower"))
+        text = (PROJECT / "docs" / "bridges.md").read_text(encoding="utf-8")
+        lines = re.search(r"```python\nresult = strategy\.start\(.*\n((?:.*\n)*?)```", text)
+        assert lines is not None
+        exec(lines[1], {"result": result, "json": json, "Path": Path})
+        written = Path("result.json").read_text(encoding="utf-8")
+    return written, log.getvalue()
 
 
 class flower_log:  # noqa: N801  # stands in a with statement
@@ -337,7 +346,7 @@ def test_every_page_shows_a_flower_result(flower: tuple[str, str], pages: Path, 
     assert "do not compare" in words(app)
     app = open_page("3_Evaluation", "run-001")
     rows = app.dataframe[0].value.to_numpy().tolist()
-    assert rows[1] == ["accuracy", "Evaluated by the server", "3", "0.3"]
+    assert rows[1] == ["accuracy", "0.3", "Evaluated by the server", "3"]
     assert "4 values of the file left out" in words(open_page("5_Runs", "run-001"))
 
 
@@ -374,6 +383,6 @@ def test_the_last_round_of_each_metric_stands_in_the_table() -> None:
         curves={"train": {"loss": ((1, 0.5), (2, 0.25))}, "evaluate": {"loss": ((1, 0.75),)}},
     )  # fmt: skip
     assert last_figures(imported).to_numpy().tolist() == [
-        ["loss", "Evaluated by hospitals, mean", "1", "0.75"],
-        ["loss", "Training at hospitals, mean", "2", "0.25"],
+        ["loss", "0.75", "Evaluated by hospitals, mean", "1"],
+        ["loss", "0.25", "Training at hospitals, mean", "2"],
     ]

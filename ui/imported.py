@@ -23,9 +23,9 @@ from ui.words import format_bytes
 
 Page = Literal["Hospitals", "Training", "Evaluation", "Runs"]
 WHERE = {  # of a Flower result: what its words mean, and how their line looks
-    "evaluate": ("Evaluated by hospitals, mean", FEDERATED),
-    "server": ("Evaluated by the server", STARTED),
-    "train": ("Training at hospitals, mean", UNTRAINED),
+    "evaluate": ("Evaluated by hospitals, mean", FEDERATED, "solid"),
+    "server": ("Evaluated by the server", STARTED, "dash"),
+    "train": ("Training at hospitals, mean", UNTRAINED, "dot"),
 }
 INFO = ":material/info:"
 NOT_COMPARABLE = (
@@ -43,9 +43,9 @@ def draw_imported(run: Run, page: Page) -> None:
         stop_with(error)
     st.badge(f"imported from {imported.system}", color="violet", icon=":material/download:")
     if page == "Hospitals":
-        _draw_hospitals(imported)
+        _draw_hospitals(imported, run.name)
     elif page == "Training":
-        _draw_training(imported)
+        _draw_training(imported, run.name)
     elif page == "Evaluation":
         _draw_evaluation(imported)
     else:
@@ -65,13 +65,13 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], metric: str
     """One metric over rounds, {where: ((round, value), ...)}; the axis holds zero."""
     figure = go.Figure()
     for symbol, where in zip(SYMBOLS, (where for where in WHERE if where in curves), strict=False):
-        name, colour = WHERE[where]
+        name, colour, dash = WHERE[where]
         figure.add_scatter(
             x=[point[0] for point in curves[where]],
             y=[point[1] for point in curves[where]],
             mode="lines+markers",
             name=name,
-            line={"color": colour, "width": 2.5},
+            line={"color": colour, "width": 2.5, "dash": dash},
             marker={"symbol": symbol, "size": 6, "color": colour},
             hovertemplate=f"Round %{{x}}<br>{name}<br>%{{y:.4g}}<extra></extra>",
         )
@@ -92,11 +92,11 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], metric: str
 def last_figures(imported: Imported) -> pd.DataFrame:
     """The last round that each metric of a Flower result has, and its value there."""
     rows = [
-        [metric, WHERE[where][0], f"{points[-1][0]}", number_text(points[-1][1])]
+        [metric, number_text(points[-1][1]), WHERE[where][0], f"{points[-1][0]}"]
         for where in WHERE
         for metric, points in imported.curves.get(where, {}).items()
     ]
-    return pd.DataFrame(rows, columns=["Metric", "Where", "Round", "Value"])
+    return pd.DataFrame(rows, columns=["Metric", "Value", "Where", "Round"])
 
 
 def cross_site_table(imported: Imported, metric: str) -> pd.DataFrame:
@@ -115,12 +115,13 @@ def number_text(value: float | None) -> str:
     return DASH if value is None else f"{value:.4g}"
 
 
-def _draw_hospitals(imported: Imported) -> None:
+def _draw_hospitals(imported: Imported, run: str) -> None:
     if not imported.cross_site:
         st.info(
             "Flower's result names no hospital: it holds means over those that answered, and not how many did.",
             icon=INFO,
         )
+        st.page_link("pages/2_Training.py", label="See its curves on Training", query_params={"run": run})
         return
     st.markdown(
         f"{count(len(imported.cross_site), 'hospital')} scored models on their own images. Where they are, how many "
@@ -130,9 +131,10 @@ def _draw_hospitals(imported: Imported) -> None:
     st.dataframe(pd.DataFrame(rows, columns=["Hospital", "Models scored there"]), hide_index=True)
 
 
-def _draw_training(imported: Imported) -> None:
+def _draw_training(imported: Imported, run: str) -> None:
     if not imported.curves:
         st.info("A cross-site validation holds no rounds: it scores models once they are trained.", icon=INFO)
+        st.page_link("pages/3_Evaluation.py", label="See its scores on Evaluation", query_params={"run": run})
         return
     metrics = list(dict.fromkeys(metric for where in WHERE for metric in imported.curves.get(where, {})))
     metric = st.selectbox("Metric", metrics, key="imported_metric", width=320)
