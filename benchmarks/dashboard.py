@@ -29,8 +29,18 @@ PATIENCE_SECONDS = 60
 
 
 @contextmanager
-def serve(app: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "streamlit", "run", str(app), f"--server.port={PORT}", "--server.headless=true"]
+def serve(app: Path, *before: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`before` is a command that runs the server and becomes it."""
+    command = [
+        *before,
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(app),
+        f"--server.port={PORT}",
+        "--server.headless=true",
+    ]
     server = subprocess.Popen(
         [*command, "--server.address=127.0.0.1"], cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

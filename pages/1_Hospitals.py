@@ -41,7 +41,8 @@ def draw_map() -> None:
     if drawn is None:
         st.caption("No hospital of this federation says where it is, so there is no map.")
         return
-    st_folium(drawn, height=340, use_container_width=True, returned_objects=[], key=f"map-{run.name}")
+    with st.container(key="map_spot"):
+        st_folium(drawn, height=340, use_container_width=True, returned_objects=[], key=f"map-{run.name}")
     st.caption("Circles grow with the number of images. Coastline: Natural Earth.")
     unplaced = [federation.display_name(hospital.id) for hospital in federation.hospital if hospital.location is None]
     if unplaced:

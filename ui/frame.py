@@ -9,6 +9,7 @@ import streamlit as st
 from engine.config import Federation
 from engine.results.words import DISCLAIMER
 from ui.pretext import pretext_sentence
+from ui.seats import take_seat
 
 ASSETS = Path(__file__).parent / "assets"
 NAME = "Consilium"
@@ -26,6 +27,7 @@ def draw_frame(title: str, lead: str = "") -> None:
         st.markdown(lead)
     with st.sidebar.container(key="disclaimer"):
         st.caption(DISCLAIMER)
+    take_seat()
 
 
 @cache

@@ -38,7 +38,7 @@ def draw_training_figures(rounds: pd.DataFrame, run: Run) -> None:
     federated = whole[whole["model"] == "global"]
     model = "global" if len(federated) else str(whole["model"].iloc[0])
     mine = whole[whole["model"] == model]
-    row = st.container(horizontal=True)
+    row = st.container(horizontal=True, key="sparklines")
     chosen = best_rows(whole).get(model)
     metric = run.federation.headline
     if chosen is not None and run.federation.pretext is not None:
