@@ -1,4 +1,4 @@
-"""The Runs page over many runs: cold, then warm, in Chromium and as a script alone (Streamlit's AppTest).
+"""The Runs page over many runs: cold, then warm, in Chromium beside a bare Streamlit page, and as a script alone.
 
 The runs are copies of one run, each with a seed and a time of its own; their large files are hard links of one copy.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from dashboard import PROJECT, memory_megabytes, open_path, serve, wait_for_server
+from dashboard import BARE, PROJECT, memory_megabytes, open_path, serve, wait_for_server
 from pairs import show
 from playwright.sync_api import sync_playwright
 from streamlit.testing.v1 import AppTest
@@ -64,7 +64,13 @@ def main(
         artifacts.mkdir()
         lay_out(source, artifacts, n_runs)
         os.environ["CONSILIUM_ARTIFACTS"] = str(artifacts)
+        bare = Path(temporary) / "bare.py"
+        bare.write_text(BARE)
         page = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
+        with serve(bare):
+            wait_for_server()
+            open_path(page)
+            rows["a bare Streamlit page, in Chromium"] = _row([open_path(page) for _ in range(repeats)])
         with serve(PROJECT / "app.py") as server:
             wait_for_server()
             open_path(page)

@@ -206,10 +206,11 @@ def test_runs_filters_and_compares(artifacts: Path, copy_run: Callable[[Path], P
     assert len(app.dataframe[0].value) == 2
     app.text_input(key="filter").input("RUN-002 finished").run()
     assert list(app.dataframe[0].value["Run"]) == ["run-002"]
-    app.segmented_control(key="run_view").set_value("Beside another run").run()
+    app.segmented_control(key="run_view").set_value("compare").run()
+    app.multiselect(key="compare").select("run-001").run()
     assert not app.exception
     assert "run-002 and run-001 were trained with the same settings" in words(app)
-    app.segmented_control(key="run_view").set_value("Files and hashes").run()
+    app.segmented_control(key="run_view").set_value("files").run()
     assert "evaluation.json" in set(app.dataframe[1].value["File"])
     assert "It has no audit log." in words(app)
 
@@ -217,7 +218,7 @@ def test_runs_filters_and_compares(artifacts: Path, copy_run: Callable[[Path], P
 def test_runs_says_that_the_audit_log_holds(artifacts: Path, phantom_run: Path) -> None:
     shutil.copytree(phantom_run / "run-001", artifacts / "run-001")
     app = open_page("5_Runs")
-    app.segmented_control(key="run_view").set_value("Files and hashes").run()
+    app.segmented_control(key="run_view").set_value("files").run()
     last = read_log(artifacts / "run-001" / "audit-log.jsonl").last
     assert f"Its audit log holds: 5 entries, the last is `{last}`." in words(app)
 

@@ -254,12 +254,11 @@ def test_runs_draws_where_a_run_came_from(artifacts: Path, ssl_run: Run, phantom
     assert "another run by now" in words(open_page("5_Runs", run="run-003"))
     (link,) = open_page("5_Runs", run="run-002").get("page_link")
     assert link.proto.query_string == "run=run-001"
-    app = open_page("5_Runs", run="run-002")
-    app.segmented_control(key="run_view").set_value("Beside another run").run()
-    app.selectbox(key="beside").select("run-001").run()
-    assert not app.exception
-    assert not app.error
-    assert "no test scores to compare (run-001)" in words(app)
+    for part in ("settings", "curves", "scores"):
+        app = open_page("5_Runs", run="run-002", view="compare", compare="run-001", by=part)
+        assert not app.exception
+        assert not app.error
+    assert "run-001 learned without labels, so it has no test scores" in words(app)
     assert "publish run-003 phantoms" in words(AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).run())
 
 

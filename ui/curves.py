@@ -141,7 +141,7 @@ def _lay_out(figure: go.Figure, values: pd.Series, metric: str, n_rounds: int) -
     title = METRICS[metric] + (" (axis from 50%)" if floor else "")
     figure.update_layout(
         height=460,
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},  # the button that saves it stands above
         hovermode="closest",
         legend={"orientation": "h", "yanchor": "top", "y": -0.1, "x": 0},
         xaxis=round_axis(n_rounds),

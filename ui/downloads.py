@@ -63,6 +63,7 @@ def draw_run_download(run: Run) -> None:
     def zipped() -> BufferedReader:
         return archive_run(Run(Path(folder)), with_weights=with_weights)
 
+    st.caption("The zip holds no image, but the paths and hashes of all images that the run was made with.")
     st.download_button(
         "Run as zip", zipped, f"{run.name}.zip", "application/zip",
         key="zip", on_click="ignore", icon=":material/folder_zip:",

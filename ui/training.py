@@ -5,6 +5,7 @@ import streamlit as st
 from engine.errors import ConsiliumError
 from engine.results.run_folder import Run
 from ui.curves import METRICS, hospital_curves, model_curves
+from ui.downloads import svg_config
 from ui.key_figures import draw_training_figures, progress_sentence
 from ui.live import WatchState, draw_progress, watch_state
 from ui.loaders import load_rounds
@@ -53,7 +54,7 @@ def _draw(run: Run, state: WatchState) -> None:
         )
         view = st.segmented_control("Show", VIEWS, default=VIEWS[0], key="view", required=True)
     draw = model_curves if view == VIEWS[0] else hospital_curves
-    st.plotly_chart(draw(rounds, run.federation, str(metric)), config={"displayModeBar": False}, key="curves")
+    st.plotly_chart(draw(rounds, run.federation, str(metric)), config=svg_config(f"curves-{run.name}"), key="curves")
     st.caption(
         "Validation images only; test images are kept for Evaluation. The federated and the pooled model are validated "
         "on the images of all hospitals, each hospital's own model on its own images, so compare those with care."
