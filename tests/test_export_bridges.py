@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import PROJECT, Command
 
 from engine.config import load_federation
 from engine.data.federation_data import FederationData
@@ -23,6 +22,7 @@ from engine.publishing.mlflow_export import export_mlflow, run_metrics, settings
 from engine.publishing.run_panel import open_run_panel
 from engine.results.published import PublishedVersion, current_version
 from engine.results.run_folder import Run, find_run
+from tests.conftest import PROJECT, Command
 
 MODELS = {"global", "central", "local/hospital-a", "local/hospital-b", "local/hospital-c"}
 

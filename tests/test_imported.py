@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PROJECT, Command
 from streamlit.testing.v1 import AppTest
 
 from engine.errors import RunError
 from engine.results import imported as reader
 from engine.results.imported import Imported, import_run, read_result
+from tests.conftest import PROJECT, Command
 from ui.imported import cross_site_table, curves_figure, last_figures
 
 ROUNDS = 3
