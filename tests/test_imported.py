@@ -231,6 +231,10 @@ LOG = "INFO :      Final results:\nINFO :      \tAggregated ClientApp-side Train
         (LOG + "{1: {'a': 'nan'}}\n", "train, a, round 1 is 'nan', which is no figure"),
         (LOG + "{1: 2}\n", "train_metrics_clientapp, round 1: 2 stands where an object belongs"),
         (LOG + "{}\n" + LOG + "{}\n", "is the log of 2 trainings"),
+        (LOG + "{[1]: 2}\n", "the log is cut or mixed with another"),
+        (LOG + "{1: {'a': 0x" + "f" * 5000 + "}}\n", "is something too long to write, which is no figure"),
+        (LOG + "{0x" + "f" * 5000 + ": {'a': 1}}\n", "is no number of a round"),
+        (LOG + "{1: {'a': nan}}\n", "holds nan or inf"),
         ("INFO :      Final results:\n", "its log ends before the result"),
     ],
 )
@@ -355,8 +359,8 @@ def test_beside_a_trained_run_it_is_neither_shown_first_nor_compared(pages: Path
     import_run(nvflare(pages.parent), pages)
     app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).switch_page("pages/5_Runs.py").run()
     assert app.subheader[0].value == "run-001"
-    app.segmented_control(key="run_view").set_value("Beside another run").run()
-    assert "no other finished run" in words(app)
+    app.segmented_control(key="run_view").set_value("compare").run()
+    assert "no other run to put beside this one" in words(app)
 
 
 def test_a_damaged_import_is_one_sentence(pages: Path, tmp_path: Path) -> None:

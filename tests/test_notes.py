@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,27 @@ def test_a_note_is_kept_beside_the_run(run: Run) -> None:
     write_note(run, "", [])
     assert read(run) is None
     assert not note_file(run.folder.parent, run.name).exists()
+
+
+def test_two_sessions_may_write_at_once(run: Run) -> None:
+    """Threads of one server."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: write_note(run, f"note {number}", []), range(80)))
+    kept = read(run)
+    assert kept is not None
+    assert kept[0].startswith("note ")
+    assert [path.name for path in note_file(run.folder.parent, run.name).parent.iterdir()] == ["run-001.json"]
+
+
+def test_a_note_that_cannot_go_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_note(run, "stays", [])
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RunError, match="cannot write: Permission denied"):
+        write_note(run, "", [])
 
 
 def test_another_run_of_the_same_number_has_no_note(run: Run) -> None:

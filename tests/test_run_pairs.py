@@ -1,6 +1,7 @@
 """Two runs on the same test images: numbers by hand, and what cannot be paired; one run as a zip."""
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from engine.results.bootstrap import mean_score, paired_difference
 from engine.results.metrics import expected_calibration_error, softmax
 from engine.results.publishable import require_publishable
 from engine.results.rounds import ALL
-from engine.results.run_archive import archive_run, weights_bytes
+from engine.results.run_archive import archive_run, weights_bytes, why_no_archive
 from engine.results.run_folder import Run
 from engine.results.run_pairs import metric_names, pair_scores, shared_test_images, why_no_pair
 from engine.results.table_formats import latex_tabular
@@ -157,7 +158,12 @@ def test_a_zip_holds_the_run_as_it_was_written(phantom_run: Path, tmp_path: Path
     assert weights_bytes(run) > weights_bytes(other) == 0
     with archive_run(other, with_weights=True) as file, zipfile.ZipFile(file) as archive:
         assert not [name for name in archive.namelist() if "weights" in name or "stray" in name]
+    os.utime(other.folder / "config.json", (0, 0))  # older than zip files can say
+    assert why_no_archive(other) == ""
+    with archive_run(other, with_weights=False) as file, zipfile.ZipFile(file) as archive:
+        assert "run-002/config.json" in archive.namelist()
     (other.folder / "evaluation.json").unlink()
+    assert "evaluation.json: is missing" in why_no_archive(other)
     with pytest.raises(RunError, match=r"evaluation\.json: is missing; the run folder is damaged"):
         archive_run(other, with_weights=False)
 

@@ -179,6 +179,14 @@ def test_notes_are_read_everywhere_and_written_where_it_is_allowed(two: Path, mo
     note = read_note(two, "run-002", run.config.started_at)
     assert note is not None
     assert (note.text, note.tags) == ("Mine.", ("seeds",))
+    app.text_area[0].set_value("Mine, again.")
+    write_note(run, "Theirs.", [])  # from another browser meanwhile
+    app.button[0].click().run()
+    assert "Another browser saved this note meanwhile" in app.warning[0].value
+    assert app.text_area[0].value == "Mine, again."
+    assert read_note(two, "run-002", run.config.started_at).text == "Theirs."
+    app.button[0].click().run()
+    assert read_note(two, "run-002", run.config.started_at).text == "Mine, again."
     (two / "notes" / "run-002.json").write_text("{")
     app = open_page("5_Runs")
     assert not app.exception

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine.results.run_archive import archive_run, weights_bytes
+from engine.results.run_archive import archive_run, weights_bytes, why_no_archive
 from engine.results.run_folder import Run
 from engine.results.table_formats import latex_tabular
 from ui.words import format_bytes
@@ -63,7 +63,13 @@ def draw_run_download(run: Run) -> None:
     def zipped() -> BufferedReader:
         return archive_run(Run(Path(folder)), with_weights=with_weights)
 
-    st.caption("The zip holds no image, but the paths and hashes of all images that the run was made with.")
+    if why_not := why_no_archive(run):
+        st.warning(why_not, icon=":material/warning:")
+        return
+    st.caption(
+        "The zip holds no image, but the paths and hashes of all images that the run was made with, what its models "
+        "said of each, subgroups where it has them, and in its audit log who trained it on which machine."
+    )
     st.download_button(
         "Run as zip", zipped, f"{run.name}.zip", "application/zip",
         key="zip", on_click="ignore", icon=":material/folder_zip:",

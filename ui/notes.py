@@ -50,7 +50,9 @@ def draw_note_editor(run: Run, note: Note | None, known_tags: Sequence[str]) -> 
     """Nothing where this server only shows."""
     if not training_enabled():
         return
-    kept = f"{run.name}_{note.updated_at if note else ''}"  # what another browser saved replaces what stands here
+    saved = (note.text, note.tags) if note else None
+    seen = st.session_state.setdefault(f"note_seen_{run.name}", saved)  # what this reader began from
+    kept = f"{run.name}_{hash(seen)}"
     with st.expander("Note and tags", icon=":material/edit_note:"), st.form(f"note_{kept}", border=False):
         tags = st.multiselect(
             "Tags", sorted({*known_tags, *(note.tags if note else ())}), default=list(note.tags) if note else [],
@@ -61,11 +63,16 @@ def draw_note_editor(run: Run, note: Note | None, known_tags: Sequence[str]) -> 
             help="Kept beside the run, whose own folder never changes. Everybody who sees this page can read it.",
         )  # fmt: skip
         if st.form_submit_button("Save", type="primary", key=f"save_{kept}"):
+            if saved != seen and st.session_state.get(f"note_theirs_{run.name}") != [saved]:
+                st.session_state[f"note_theirs_{run.name}"] = [saved]
+                st.warning("Another browser saved this note meanwhile; it stands above. Save again to replace it.")
+                return
             try:
                 save_note(run, text, tags)
             except ConsiliumError as error:
                 st.error(str(error), icon=":material/error:")
             else:
+                del st.session_state[f"note_seen_{run.name}"]
                 st.rerun()
 
 

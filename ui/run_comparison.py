@@ -31,7 +31,11 @@ PARTS = {"settings": "Settings that differ", "curves": "Curves", "scores": "Test
 
 def draw_comparison(run: Run, entries: Sequence[RunEntry]) -> None:
     """The run and others that the reader chooses; which, and what of them, stands in the URL."""
-    folders = {entry.name: entry.folder for entry in entries if entry.state != "damaged" and entry.name != run.name}
+    folders = {
+        entry.name: entry.folder
+        for entry in entries
+        if entry.state not in ("damaged", "imported") and entry.name != run.name
+    }
     if not folders:
         st.info("There is no other run to put beside this one.", icon=":material/info:")
         return

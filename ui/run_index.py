@@ -126,12 +126,13 @@ def _finished_entry(folder: str, stamp: str) -> RunEntry:
         best = manifest.files.get(weights_name("global"))
         known["rounds"] = read_imported(run).rounds if run.is_imported else run.federation.training.rounds
         run.verify()
-        known |= {
-            "weights": run.federation.model.weights,
-            "origin": run.config.starting_weights_sha256,
-            "best": best.sha256 if best else None,
-            **_test_score(run),
-        }
+        if not run.is_imported:
+            known |= {
+                "weights": run.federation.model.weights,
+                "origin": run.config.starting_weights_sha256,
+                "best": best.sha256 if best else None,
+                **_test_score(run),
+            }
     except ConsiliumError as error:
         known["federation"] = _guess(run, known["federation"])
         return RunEntry(name=run.name, folder=folder, state="damaged", problem=str(error), **known)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Federation
+from engine.inference.panel import CALIBRATION
 from engine.publishing.onnx_layout import write_version_onnx
 from engine.results.files import write_text
 from engine.results.published import PublishedVersion
@@ -72,7 +73,9 @@ def _result(version: PublishedVersion) -> dict[str, Any]:
         ends = scores["intervals"].get(interval)
         shown = f", 95% interval {ends[0]:.3f}-{ends[1]:.3f}" if ends else ""
         metrics.append({"type": kind, "value": scores[key], "name": f"{words} before quantisation{shown}"})
-    measured = version.read_json("calibration.json")["measured"]["calibration"].get(model, {})
+    measured = {}
+    if CALIBRATION in version.manifest.files:
+        measured = version.read_json(CALIBRATION)["measured"]["calibration"].get(model, {})
     if ALL in measured:
         error = {"type": "expected_calibration_error", "value": measured[ALL]["after"]["ece"]}
         metrics.append({**error, "name": "Calibration error as served, calibrated"})

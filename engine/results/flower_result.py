@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.errors import RunError
-from engine.results.foreign import Curves, Reading, figure, require_label, require_object
+from engine.results.foreign import Curves, Reading, figure, require_label, require_object, short
 
 RESULT = {
     "train_metrics_clientapp": "train",
@@ -35,6 +35,7 @@ ENDS = ("Final results:", "[SUMMARY]")
 LINE = re.compile(
     r"(?:\x1b\[\d+m)*(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) (?:\d{4}-\d\d-\d\d [\d:,]+)?(?:\x1b\[\d+m)*: *(?P<said>.*)"
 )
+NO_FIGURE = re.compile(r"\b(nan|inf)\b")
 LOSS = re.compile(r"round (\d{1,9}): (\S+)")
 
 
@@ -50,7 +51,7 @@ def read_flower_json(content: Any) -> Reading | None:
     for key in known:
         if key in RESULT:
             for number, metrics in require_object(content[key], key).items():
-                rows = require_object(metrics, f"{key}, round {number}")
+                rows = require_object(metrics, f"{key}, round {_round(number)}")
                 found += [(RESULT[key], metric, number, value) for metric, value in rows.items()]
         elif key in HISTORY_LOSSES:
             found += [(HISTORY_LOSSES[key], "loss", *pair) for pair in _pairs(content[key], key)]
@@ -88,7 +89,9 @@ def read_flower_log(text: str) -> Reading:
         key = TITLES[title]
         try:
             content[key] = _losses(rows) if key in HISTORY_LOSSES else ast.literal_eval("\n".join(rows))
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            if NO_FIGURE.search("\n".join(rows)):
+                raise RunError(f"'{title}' holds nan or inf, which is no figure; that training diverged") from None
             raise RunError(f"'{title}' is not as Flower prints it; the log is cut or mixed with another") from None
     reading = read_flower_json(content)
     if reading is None:
@@ -133,7 +136,7 @@ def _pairs(content: Any, key: str) -> Iterator[tuple[Any, Any]]:
 
 def _round(number: Any) -> int:
     """JSON makes text of a whole number that is a key."""
-    text = str(number)
+    text = number if isinstance(number, str) else short(number)
     if isinstance(number, bool) or not re.fullmatch(r"\d{1,9}", text):
         raise RunError(f"{text[:40]!r} is no number of a round")
     return int(text)

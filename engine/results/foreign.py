@@ -37,7 +37,7 @@ def parse_json(text: str) -> Any:
 def require_label(label: object, what: str) -> str:
     """A name of a metric, model or hospital as it may stand on a page."""
     if not isinstance(label, str) or not label.strip() or len(label) > MAX_LABEL or not label.isprintable():
-        raise RunError(f"{what}: {_short(label)} is no name (printable, at most {MAX_LABEL} characters)")
+        raise RunError(f"{what}: {short(label)} is no name (printable, at most {MAX_LABEL} characters)")
     return label
 
 
@@ -52,16 +52,20 @@ def figure(value: object, what: str) -> float | None:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise RunError(f"{what} is {_short(value)}, which is no figure; mend it where it was written")
+        raise RunError(f"{what} is {short(value)}, which is no figure; mend it where it was written")
     return number
 
 
 def require_object(value: object, what: str) -> dict[Any, Any]:
     if not isinstance(value, dict):
-        raise RunError(f"{what}: {_short(value)} stands where an object belongs")
+        raise RunError(f"{what}: {short(value)} stands where an object belongs")
     return value
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def short(value: object) -> str:
+    """As it may stand in a message."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or nested beyond reason
+        return "something too long to write"
     return text if len(text) <= 60 else f"{text[:57]}..."

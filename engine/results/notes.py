@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from engine.errors import RunError
-from engine.results.files import read_model, write_json
+from engine.results.files import cannot_write, read_model, write_json
 from engine.results.run_folder import Run, now
 
 TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
@@ -63,8 +63,12 @@ def write_note(run: Run, text: str, tags: Sequence[str]) -> Note | None:
     if len(text) > MAX_CHARACTERS:
         raise RunError(f"{run.name}: the note has {len(text):,} characters; shorten it to {MAX_CHARACTERS:,}")
     if not text and not tags:
-        file.unlink(missing_ok=True)
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(file, error) from None
         return None
-    note = Note(run_started_at=run.config.started_at, updated_at=now(), text=text, tags=tuple(tags))
+    started_at = run.manifest.started_at if run.is_imported else run.config.started_at
+    note = Note(run_started_at=started_at, updated_at=now(), text=text, tags=tuple(tags))
     write_json(file, note.model_dump(mode="json"))
     return note

@@ -1,5 +1,6 @@
 """A finished run as one zip: what its manifest lists, the manifest, the audit log, and nothing else."""
 
+import shutil
 import tempfile
 import zipfile
 from io import BufferedReader
@@ -16,6 +17,18 @@ def weights_bytes(run: Run) -> int:
     return sum(entry.bytes for name, entry in entries if entry.detached and (run.folder / name).is_file())
 
 
+def why_no_archive(run: Run) -> str:
+    """What stands in the way of a zip, before it is begun; empty where nothing does."""
+    entries = run.manifest.files.items()
+    for name, entry in entries:
+        if not entry.detached and not (run.folder / name).is_file():
+            return f"{run.folder / name}: is missing; the run folder is damaged, restore it from a copy"
+    n_bytes = sum(entry.bytes for _, entry in entries)
+    if shutil.disk_usage(tempfile.gettempdir()).free < n_bytes:
+        return f"{tempfile.gettempdir()}: has no room for the zip; free disk space"
+    return ""
+
+
 def archive_run(run: Run, *, with_weights: bool) -> BufferedReader:
     """The zip, open at its start; its file goes with its last reader. Built on the disk, a block at a time.
 
@@ -28,7 +41,7 @@ def archive_run(run: Run, *, with_weights: bool) -> BufferedReader:
     detached = {name for name, entry in run.manifest.files.items() if entry.detached}
     try:
         with tempfile.NamedTemporaryFile(suffix=".zip") as file:  # removed here, read on through the open file below
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
                 for name in names:
                     path = run.folder / name
                     if name in detached and not (with_weights and path.is_file()):
