@@ -295,24 +295,25 @@ def test_the_runs_table_filters_by_every_word() -> None:
         RunEntry("run-002", "", "Two", "damaged", "manifest.json: cannot be read"),
         RunEntry("run-001", "", "Two", "finished", "", "2026-01-02T03:04:05+00:00", "", ("federated",), 5),
     ]
-    table = runs_table(entries, {"run-001": "two v1"})
-    assert list(matching(table, "two finished")["Run"]) == ["run-001"]
-    assert list(matching(table, "cannot be")["Run"]) == ["run-002"]
-    assert list(matching(table, "")["Run"]) == ["run-002", "run-001"]
-    assert len(matching(table, "nothing like it")) == 0
-    assert "What is wrong" not in runs_table(entries[1:], {})
+    table = runs_table(entries, {"run-001": "two v1"}, {})
+    assert list(matching(table, "two finished", {})["Run"]) == ["run-001"]
+    assert list(matching(table, "cannot be", {})["Run"]) == ["run-002"]
+    assert list(matching(table, "", {})["Run"]) == ["run-002", "run-001"]
+    assert len(matching(table, "nothing like it", {})) == 0
+    assert "What is wrong" not in runs_table(entries[1:], {}, {})
     assert default_entry(entries).name == "run-001"
     assert when("2026-01-02T03:04:05+00:00") == "2026-01-02 03:04 UTC"
 
 
 def test_two_runs_side_by_side(federation: Federation) -> None:
     other = federation.model_copy(update={"training": federation.training.model_copy(update={"rounds": 7})})
-    table = difference_table(federation, other, ("run-001", "run-002"))
+    table = difference_table({"run-001": federation, "run-002": other})
     assert table.to_numpy().tolist() == [["training.rounds", "20", "7"]]
     assert settings(federation)["hospital.north.location.place"] == "Oslo"
-    scores = scores_table(("run-001", federation, CELLS), ("run-002", other, {"global": CELLS["global"]}))
+    runs = {"run-001": (federation, CELLS), "run-002": (other, {"global": CELLS["global"]})}
+    scores = scores_table(runs, "macro_f1")
     assert scores["Model"].iloc[0] == "Federated"
-    assert scores.iloc[-1].tolist() == ["Pooled, for reference", "90.0%", "\u2013", "90.0%", "\u2013"]
+    assert scores.iloc[-1].tolist() == ["Pooled, for reference", "90.0%", "\u2013"]
 
 
 def test_figures_are_plain_json(federation: Federation, rounds: pd.DataFrame) -> None:

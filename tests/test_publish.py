@@ -208,10 +208,13 @@ def test_publishing_without_weights_or_with_other_images_says_so(
     phantom_run: Path, tiny_data: FederationData, tmp_path: Path
 ) -> None:
     shutil.copytree(phantom_run, tmp_path / "artifacts")
-    (tmp_path / "artifacts" / "run-001" / "weights" / "central.safetensors").unlink()
+    weights = tmp_path / "artifacts" / "run-001" / "weights" / "central.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
     run = find_run(tmp_path / "artifacts", "run-001")
     with pytest.raises(RunError, match=r"central\.safetensors: these weights are not on this machine"):
         publish_run(run, "phantoms", tiny_data, tmp_path / "models")
+    weights.write_bytes(content)
     shutil.copytree(tiny_data.root, tmp_path / "phantoms")
     next((tmp_path / "phantoms").glob("hospital-a/glioma/*.png")).unlink()
     with pytest.raises(RunError, match="images are not those it was trained on"):
