@@ -3,15 +3,13 @@
 from engine.errors import ConsiliumError
 from ui.compare import draw_compare
 from ui.frame import draw_frame, show_federation
-from ui.loaders import load_panel
 from ui.selection import select_version, stop_with
 
 draw_frame("What each would say about this image")
 version = select_version()
 try:
     manifest = version.manifest
-    panel = load_panel(str(version.folder), version.manifest_sha256)
 except ConsiliumError as error:
     stop_with(error)
 show_federation(manifest.federation)
-draw_compare(panel, version)
+draw_compare(version)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from engine.errors import ImageError
+from engine.errors import ConsiliumError, ImageError
 from engine.inference.panel import Panel, Reading
 from engine.results.published import PublishedVersion, VersionManifest
 from ui.batch import choose_picture, forget_lines
@@ -16,6 +16,7 @@ from ui.consent import ask_once
 from ui.forgetting import drop_downloads, drop_stale_downloads
 from ui.given import Picture, next_example, take_pictures
 from ui.heatmaps import LAID_PX, Why, draw_why, lay_over, legend, why_sentences
+from ui.loaders import load_panel
 from ui.opinions import NOT_CALIBRATED, agreement, answer, calibrated_sentence, opinion_rows, panel_rows
 from ui.outside import outside_sentence
 from ui.probabilities import EXPLAIN, probability_table
@@ -31,6 +32,7 @@ from ui.read_first import (
 )
 from ui.refusal import draw_refusal
 from ui.report_buttons import draw_report_buttons, report_makers
+from ui.selection import stop_with
 from ui.viewing import View, crop, draw_view, has_colours, header_of, invert, picture_url
 
 SHOWN_PX = 1024
@@ -39,9 +41,16 @@ GIVEN = "given"  # the uploader's ids of its files
 
 
 @st.fragment
-def draw_compare(panel: Panel, version: PublishedVersion) -> None:
-    """A new image redraws this part alone, so a version is verified and loaded once."""
-    manifest = version.manifest
+def draw_compare(version: PublishedVersion) -> None:
+    """A new image redraws this part alone, so a version is verified once.
+
+    Streamlit keeps a fragment's arguments as long as its session, so the models are none of them: they would stay in
+    memory with every reader who has gone.
+    """
+    try:
+        panel, manifest = load_panel(str(version.folder), version.manifest_sha256), version.manifest
+    except ConsiliumError as error:
+        stop_with(error)
     st.markdown(f"Made for {manifest.federation.intended_input}. {PRIVACY}")
     if outside := outside_sentence(version):
         st.caption(f"How far to trust the federated model: {outside[0].lower()}{outside[1:]}")

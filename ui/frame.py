@@ -8,6 +8,7 @@ import streamlit as st
 
 from engine.config import Federation
 from engine.results.words import DISCLAIMER
+from ui.memory import give_back
 from ui.pretext import pretext_sentence
 from ui.seats import take_seat
 
@@ -36,7 +37,7 @@ def settle(page: str) -> None:
 
     Streamlit collects after every run and holds up every reader meanwhile: 0.1 s a page, with this a hundredth of it.
     """
-    gc.collect()
+    give_back()
     gc.freeze()
 
 

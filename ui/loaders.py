@@ -19,6 +19,7 @@ from engine.results.metrics import balanced_accuracy
 from engine.results.published import PublishedVersion
 from engine.results.rounds import RoundLine
 from engine.results.run_folder import JOINED, PRIVACY, Run
+from ui.memory import give_back
 
 SPLITS = ("train", "validation", "test")
 
@@ -51,8 +52,14 @@ def load_audit(run: Run) -> Audit:
 
 @st.cache_resource(max_entries=1, show_spinner="Loading the models")
 def load_panel(folder: str, manifest_sha256: str) -> Panel:
-    """The models of one published version. Only the shown version stays in memory; `manifest_sha256` is its key."""
-    return open_panel(PublishedVersion(Path(folder)))
+    """The models of one published version. Only the shown version stays in memory; `manifest_sha256` is its key.
+
+    The last one goes before the next one comes: the cache by itself would hold both meanwhile."""
+    load_panel.clear()
+    give_back()
+    panel = open_panel(PublishedVersion(Path(folder)))
+    give_back()  # what reading and checking the files took
+    return panel
 
 
 @st.cache_data(max_entries=10, show_spinner=False)

@@ -12,14 +12,15 @@ from ui.loaders import load_rounds
 from ui.log import draw_log
 from ui.pretext_curves import draw_pretext_curves, pretext_progress
 
+LIVE_EVERY = "1s"  # and a second to draw: what is written shows within two
 VIEWS = ("Every model", "Federated, by hospital")
 
 
 def draw_training(run: Run, state: WatchState) -> None:
     """In a fragment where the run is not finished, so that only this part is drawn again, until `state` changes."""
-    st.fragment(_draw, run_every=None if state == "finished" else "2s")(run, state)
+    st.fragment(_draw, run_every=None if state == "finished" else LIVE_EVERY)(run, state)
     if (run.folder / "training.log").is_file() and st.toggle("Show the log", key="show_log"):
-        st.fragment(draw_log, run_every="2s" if state == "running" else None)(run)
+        st.fragment(draw_log, run_every=LIVE_EVERY if state == "running" else None)(run)
 
 
 def _draw(run: Run, state: WatchState) -> None:
