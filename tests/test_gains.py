@@ -144,6 +144,38 @@ def test_a_hospital_left_out_trains_nothing_and_chooses_nothing(two_runs: Path, 
     assert run.federation.display_name(LEFT_OUT).endswith(", left out (simulated)")
 
 
+def test_weights_that_saw_the_hospital_left_out_are_no_start(two_runs: Path, without_c: FederationData) -> None:
+    from engine.federation.training_run import check_start
+
+    def starting_from(name: str, **update: str) -> FederationData:
+        model = without_c.federation.model.model_copy(update={"weights": name})
+        federation = without_c.federation.model_copy(update={"model": model, **update})
+        return dataclasses.replace(without_c, federation=federation)
+
+    with pytest.raises(ConfigError, match=r"start from weights that never saw hospital-c, which is left out$"):
+        check_start(starting_from("run-001"), two_runs)
+    check_start(starting_from("run-002"), two_runs)
+    with pytest.raises(ConfigError, match="start from weights that never saw hospital-b"):
+        check_start(starting_from("run-002", left_out="hospital-b"), two_runs)
+
+
+def test_weights_are_asked_for_whom_their_own_start_saw(
+    two_runs: Path, without_c: FederationData, tmp_path: Path
+) -> None:
+    from engine.federation.training_run import _require_unseen
+
+    for name in ("run-001", "run-002"):
+        shutil.copytree(two_runs / name, tmp_path / name)
+    file = tmp_path / "run-002" / "config.json"
+    config = json.loads(file.read_text())
+    config["federation"]["model"]["weights"] = "run-001"
+    file.write_text(json.dumps(config))
+    model = without_c.federation.model.model_copy(update={"weights": "run-002"})
+    data = dataclasses.replace(without_c, federation=without_c.federation.model_copy(update={"model": model}))
+    with pytest.raises(ConfigError, match="never saw hospital-c"):
+        _require_unseen(data, tmp_path)
+
+
 def test_it_is_tested_on_the_very_images_of_the_run_that_it_was_in(two_runs: Path) -> None:
     whole, without = (find_run(two_runs, name) for name in ("run-001", "run-002"))
     assert [one.name for one in left_out_runs(whole, list_runs(two_runs))] == ["run-002"]
