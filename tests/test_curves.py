@@ -14,6 +14,7 @@ from engine.results.mistakes import mistakes
 from engine.results.reliability import calibration_error, reliability_bins
 from engine.results.subgroups import FEWEST_GROUPS, in_order, score_subgroups
 from engine.results.thresholds import at_threshold, over_thresholds
+from ui.subgroups import subgroups_table
 
 CLASSES = ("a", "b", "c")
 
@@ -178,6 +179,10 @@ def test_subgroups_are_scored_apart_and_small_ones_not_at_all() -> None:
     assert (found["m"].n_images, found["m"].n_groups) == (50, 25)
     assert found["x"].n_groups < FEWEST_GROUPS
     assert found["x"].score is None
+    shown = subgroups_table(list(found.values()), "sex", "accuracy").set_index("Sex")
+    assert list(shown.loc["m", ["n", "Groups"]]) == ["50", "25"]
+    assert list(shown.loc["x", ["n", "Groups"]]) == ["\u2013", "<10"]  # ten images, of five groups
+    assert list(shown.loc["unknown", ["n", "Groups"]]) == ["<10", "<10"]
 
 
 def test_bands_stand_in_the_order_of_their_numbers() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,17 @@ from engine.data.federation_data import FederationData, shared_classes
 from engine.errors import ConfigError, RunError
 from engine.federation.arms import plan_models
 from engine.federation.leakage import require_measurable
+from engine.options import settings
 from engine.results.answers import Answers, read_answers
 from engine.results.bootstrap import Estimate
 from engine.results.gains import Gain, compare_left_out, gains, left_out_runs, worst_served
 from engine.results.run_folder import find_run, list_runs
+from engine.results.subgroups import FEWEST_GROUPS
+from engine.sections import Source
 from tests.conftest import TINY
+from ui.gains import elsewhere_text, gains_sentence, gains_table, left_out_command
+from ui.run_index import read_entries
+from ui.words import points_text, trainers_text
 
 PROJECT = Path(__file__).resolve().parent.parent
 PHANTOMS = PROJECT / "federations" / "phantoms.toml"
@@ -90,6 +97,19 @@ def test_without_a_federated_model_nobody_gains() -> None:
     assert worst_served([Gain("north", 3, 3, Estimate(1, 1, 1), None, None, None, None)]) is None
 
 
+@pytest.mark.parametrize(
+    ("n_groups", "said"), [(1, "**0 of 1 hospital** gain"), (FEWEST_GROUPS, "**1 of 1 hospital**")]
+)
+def test_too_few_groups_are_no_certainty(n_groups: int, said: str, tiny_federation: Federation) -> None:
+    sure = Estimate(0.05, 0.05, 0.05)
+    one = Gain("hospital-a", 20, n_groups, Estimate(0.9, 0.9, 0.9), Estimate(0.85, 0.85, 0.85), sure, None, None)
+    sentence = gains_sentence(tiny_federation, [one, one._replace(hospital="all", gain=None)], "accuracy")
+    assert said in sentence
+    assert ("for 1 the images do not tell" in sentence) == (n_groups < FEWEST_GROUPS)
+    assert list(gains_table(tiny_federation, [one])["Gain, points"]) == ["+5.0"]
+    assert points_text(Estimate(0.05, 0.01, 0.09)) == "+5.0 (+1.0 to +9.0)"
+
+
 def test_what_a_left_out_hospital_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = some_answers(**{"global": 2, "local__west": 1})
     without = some_answers(**{"global": 0.5})
@@ -144,6 +164,38 @@ def test_a_hospital_left_out_trains_nothing_and_chooses_nothing(two_runs: Path, 
     assert run.federation.display_name(LEFT_OUT).endswith(", left out (simulated)")
 
 
+def test_weights_that_saw_the_hospital_left_out_are_no_start(two_runs: Path, without_c: FederationData) -> None:
+    from engine.federation.training_run import check_start
+
+    def starting_from(name: str, **update: str) -> FederationData:
+        model = without_c.federation.model.model_copy(update={"weights": name})
+        federation = without_c.federation.model_copy(update={"model": model, **update})
+        return dataclasses.replace(without_c, federation=federation)
+
+    with pytest.raises(ConfigError, match=r"start from weights that never saw hospital-c, which is left out$"):
+        check_start(starting_from("run-001"), two_runs)
+    check_start(starting_from("run-002"), two_runs)
+    with pytest.raises(ConfigError, match="start from weights that never saw hospital-b"):
+        check_start(starting_from("run-002", left_out="hospital-b"), two_runs)
+
+
+def test_weights_are_asked_for_whom_their_own_start_saw(
+    two_runs: Path, without_c: FederationData, tmp_path: Path
+) -> None:
+    from engine.federation.training_run import _require_unseen
+
+    for name in ("run-001", "run-002"):
+        shutil.copytree(two_runs / name, tmp_path / name)
+    file = tmp_path / "run-002" / "config.json"
+    config = json.loads(file.read_text())
+    config["federation"]["model"]["weights"] = "run-001"
+    file.write_text(json.dumps(config))
+    model = without_c.federation.model.model_copy(update={"weights": "run-002"})
+    data = dataclasses.replace(without_c, federation=without_c.federation.model_copy(update={"model": model}))
+    with pytest.raises(ConfigError, match="never saw hospital-c"):
+        _require_unseen(data, tmp_path)
+
+
 def test_it_is_tested_on_the_very_images_of_the_run_that_it_was_in(two_runs: Path) -> None:
     whole, without = (find_run(two_runs, name) for name in ("run-001", "run-002"))
     assert [one.name for one in left_out_runs(whole, list_runs(two_runs))] == ["run-002"]
@@ -165,6 +217,51 @@ def test_other_settings_are_no_such_run(two_runs: Path, tmp_path: Path) -> None:
     config["federation"]["training"]["seed"] = 9
     file.write_text(json.dumps(config))
     assert left_out_runs(find_run(tmp_path, "run-001"), list_runs(tmp_path)) == []
+
+
+def test_threads_and_subgroups_make_no_other_run(two_runs: Path, tmp_path: Path) -> None:
+    for name in ("run-001", "run-002"):
+        shutil.copytree(two_runs / name, tmp_path / name)
+    file = tmp_path / "run-001" / "config.json"
+    config = json.loads(file.read_text())
+    config["federation"]["training"]["threads"] = 3
+    file.write_text(json.dumps(config))
+    assert [one.name for one in left_out_runs(find_run(tmp_path, "run-001"), list_runs(tmp_path))] == ["run-002"]
+
+
+def test_whom_a_run_trained_is_said(two_runs: Path, without_c: FederationData, tiny_federation: Federation) -> None:
+    assert {entry.name: entry.left_out for entry in read_entries(two_runs)} == {"run-001": None, "run-002": LEFT_OUT}
+    assert trainers_text(tiny_federation) == "all hospitals"
+    assert trainers_text(without_c.federation) == "the 2 hospitals that train"
+    found = gains(read_answers(find_run(two_runs, "run-001"), "test"), ["hospital-a"], "accuracy")
+    assert "pooling the images of the 2 hospitals that train" in gains_sentence(without_c.federation, found, "accuracy")
+
+
+def test_patients_at_two_hospitals_are_known_of_a_source_alone(tiny_federation: Federation) -> None:
+    assert "is not known" in elsewhere_text(tiny_federation, patients_known=True)
+    pooled = tiny_federation.model_copy(update={"source": Source(folder="train")})
+    assert "is not known" in elsewhere_text(pooled, patients_known=False)
+    assert "on one side of the split at both" in elsewhere_text(pooled, patients_known=True)
+
+
+def test_the_offered_command_trains_the_like_of_the_run(two_runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_runs / "run-001", tmp_path / "run-001")
+    file = tmp_path / "run-001" / "config.json"
+    config = json.loads(file.read_text()) | {"changes": [*TINY, 'arms=["federated","local"]']}
+    file.write_text(json.dumps(config))
+    command = left_out_command(find_run(tmp_path, "run-001"))
+    assert command is not None
+    words = shlex.split(command)
+    assert words[words.index("--artifacts") + 1] == str(tmp_path)
+    given = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+    assert given == list(TINY)
+    trained = load_federation(PHANTOMS, settings(given, "federated", without="hospital-a"))
+    whole = find_run(tmp_path, "run-001").federation
+    assert trained.left_out == "hospital-a"
+    assert trained.model_copy(update={"left_out": None, "arms": whole.arms}) == whole
+    config["federation"]["aggregation"] = {"strategy": "fedper"}
+    file.write_text(json.dumps(config))
+    assert left_out_command(find_run(tmp_path, "run-001")) is None
 
 
 def test_such_a_run_is_not_published_nor_measured(two_runs: Path, without_c: FederationData, tmp_path: Path) -> None:
@@ -210,9 +307,11 @@ def test_the_page_says_who_gains_and_what_a_left_out_hospital_gets(
     assert list(table["On images of"])[-1] == "All hospitals"
     for one, text in zip(found[:3], table["Gain, points"], strict=False):
         assert one.gain is not None
-        assert text.startswith(f"{100 * one.gain.value:+.1f} (")
+        assert text == points_text(one.gain)
+        assert text.startswith(f"{100 * one.gain.value:+.1f}")
     assert "A model that never saw **Phantom Valley (simulated)**" in said
     assert list(app.table[1].value["Run"]) == ["run-002"]
+    assert any("left out is not known" in element.value for element in app.caption)
     app = open_evaluation("Who gains", two_runs, run="run-002")
     assert any("This run is such a one" in element.value for element in app.markdown)
 

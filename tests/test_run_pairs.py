@@ -4,6 +4,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from engine.errors import ModelError, RunError
-from engine.results.bootstrap import mean_score, paired_difference
+from engine.results.bootstrap import Estimate, mean_score, paired_difference
 from engine.results.metrics import expected_calibration_error, softmax
 from engine.results.publishable import require_publishable
 from engine.results.rounds import ALL
@@ -20,6 +21,8 @@ from engine.results.run_archive import archive_run, weights_bytes, why_no_archiv
 from engine.results.run_folder import Run
 from engine.results.run_pairs import metric_names, pair_scores, shared_test_images, why_no_pair
 from engine.results.table_formats import latex_tabular
+from ui.roc import _plain
+from ui.run_comparison import pair_sentence, pairs_table
 
 CopyRun = Callable[[Path], Path]
 
@@ -81,6 +84,25 @@ def test_the_same_model_differs_by_nothing_in_every_metric(two: tuple[Run, Run])
         whole = pair_scores(*two, "central", metric).scores[0]
         assert whole.difference == (0, 0, 0), metric
         assert whole.first == whole.second
+
+
+def test_one_group_makes_no_certain_difference(two: tuple[Run, Run]) -> None:
+    pair = pair_scores(*two, "global", "accuracy")
+    sure = Estimate(-0.05, -0.05, -0.05)
+    whole = replace(pair.scores[0], n_groups=1, difference=sure)
+    sentence = pair_sentence(
+        replace(pair, scores=(whole,)), "run-001", "run-002", two[0].federation, "global", "Accuracy"
+    )
+    assert "**-5.0 points**." in sentence
+    assert sentence.endswith("They are of fewer than 10 groups, which do not tell the two apart.")
+    many = replace(whole, n_groups=10)
+    assert "tell" not in pair_sentence(
+        replace(pair, scores=(many,)), "run-001", "run-002", two[0].federation, "global", "Accuracy"
+    )
+    table = pairs_table({"run-002": replace(pair, scores=(whole,))}, "run-001", two[0].federation)
+    assert list(table.loc[0, ["Groups", "Difference (95%)"]]) == ["1", "-5.0 points"]
+    assert _plain(Estimate(1.0, 1.0, 1.0)) == "1.000"
+    assert _plain(Estimate(0.9, 0.8, 1.0)) == "0.900 (0.800-1.000)"
 
 
 def test_only_hospitals_with_the_same_images_are_paired(two: tuple[Run, Run]) -> None:

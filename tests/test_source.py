@@ -11,6 +11,7 @@ from PIL import Image
 from engine.config import Federation, load_federation
 from engine.data.federation_data import FederationData, read_federation_data
 from engine.data.scanner import apply_scanner
+from engine.data.subgroups import subgroup_values
 from engine.data.unpacked import unpack_once
 from engine.errors import ConfigError, DataError
 from engine.sections import Scanner
@@ -387,7 +388,10 @@ def aged(ages: list[str]) -> list[dict[str, str]]:
 BANDS = MANIFEST + "subgroups = { age = [40, 60], sex = [] }\n" + TAKEN
 
 
-def test_subgroups_are_bands_and_words_of_tested_images_alone(tmp_path: Path, root: Path) -> None:
+def test_subgroups_are_bands_and_words_of_tested_images_alone(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.data.subgroups.FEWEST_PATIENTS", 2)
     ages = ["39.5", "40", "59", "60", "", "unknown"] * 4
     write_table(root, aged(ages), (*ROWS[0], "age", "sex"))
     data = read(tmp_path, root, BANDS)
@@ -410,7 +414,10 @@ def test_subgroups_are_bands_and_words_of_tested_images_alone(tmp_path: Path, ro
         ("{ age = [60, 40] }", ["1"] * 24, r"the edges of 'age' must rise"),
         ("{ weight = [] }", ["1"] * 24, r"has no column 'weight' \(source.subgroups.weight\)"),
         ("{ age = [40] }", ["old"] * 24, r"table.csv:2: 'old' \(column 'age'\) is no number"),
-        ("{ age = [] }", [str(n) for n in range(24)], r"has 24 different words, more than 20"),
+        ("{ age = [] }", [f"name {n}" for n in range(24)], r"has 24 different words, more than 20"),
+        ("{ age = [] }", [str(n % 2) for n in range(24)], r"holds numbers alone: give it edges"),
+        ("{ age = [] }", [f"name {n // 8}" for n in range(24)], r"has 3 different words of 4.0 patients each"),
+        ("{ age = [30, 60] }", [str(30 * (n // 8)) for n in range(24)], r"of 4.0 patients each on average, fewer than"),
     ],
 )
 def test_subgroups_that_cannot_be_are_refused(
@@ -420,3 +427,9 @@ def test_subgroups_that_cannot_be_are_refused(
     write_table(root, aged(ages), (*ROWS[0], "age", "sex"))
     with pytest.raises((ConfigError, DataError), match=said):
         read(tmp_path, root, MANIFEST + f"subgroups = {subgroups}\n" + TAKEN)
+
+
+def test_bands_of_large_numbers_keep_their_edges_apart() -> None:
+    rows = [(n, {"dose": str(1_000_000 + n)}) for n in range(30)]
+    told = subgroup_values(Path("table.csv"), rows, {"dose": [1_000_010, 1_000_020]}, [None] * 30)
+    assert list(dict.fromkeys(told)) == [("below 1000010",), ("1000010 to below 1000020",), ("1000020 and above",)]

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from engine.config import Federation
 from engine.results.rounds import ALL
 from ui.palette import FEDERATED, RUNS, hospital_colour, model_colour, model_order
+from ui.words import trainers_text
 
 METRICS = {"macro_f1": "Macro-F1", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy", "loss": "Loss"}
 # Never colour alone: every line has its own marker too.
@@ -31,7 +32,7 @@ def model_curves(rounds: pd.DataFrame, federation: Federation, metric: str) -> g
     for place, model in enumerate(reversed(models)):  # drawn last lies on top: federated
         mine = whole[whole["model"] == model]
         name = federation.model_name(model)
-        images = f"{name}'s own images" if model.startswith("local/") else "images of all hospitals"
+        images = f"{name}'s own images" if model.startswith("local/") else f"images of {trainers_text(federation)}"
         rank = len(models) - place
         _add_line(figure, mine, metric, name, model_colour(federation, model), images, rank, thick=model == "global")
         if model in best:
@@ -49,7 +50,10 @@ def hospital_curves(rounds: pd.DataFrame, federation: Federation, metric: str) -
             name = federation.display_name(hospital)
             _add_line(figure, rows, metric, name, hospital_colour(federation, hospital), f"images of {name}", rank)
     whole = mine[mine["hospital"] == ALL]
-    _add_line(figure, whole, metric, "All hospitals", FEDERATED, "images of all hospitals", 1, thick=True)
+    everyone = trainers_text(federation)
+    _add_line(
+        figure, whole, metric, everyone[0].upper() + everyone[1:], FEDERATED, f"images of {everyone}", 1, thick=True
+    )
     best = best_rows(whole)
     if "global" in best:
         _mark_best(figure, best["global"], metric, "Federated", FEDERATED, show_legend=True)

@@ -1,22 +1,28 @@
 """Evaluation's view "Who gains": federated less each hospital's own model, less pooled, and hospitals left out."""
 
+import shlex
 from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from pydantic import ValidationError
 
 from engine.config import Federation
+from engine.results.answers import read_answers
 from engine.results.gains import Gain, LeftOut, compare_left_out, gains, left_out_runs, worst_served
 from engine.results.rounds import ALL
-from engine.results.run_folder import Run, list_runs
+from engine.results.run_folder import Run
+from engine.results.subgroups import FEWEST_GROUPS
 from engine.results.words import count, join_words
 from ui.answers import load_answers
 from ui.forest import GREY, Series, forest_figure
-from ui.loaders import run_stamp
+from ui.loaders import load_audit, run_stamp
 from ui.matrices import SCORES, column_name
 from ui.palette import hospital_colour
-from ui.words import DASH, estimate_text, points_text
+from ui.pretext import elsewhere
+from ui.run_index import read_entries
+from ui.words import DASH, estimate_text, points_text, trainers_text
 
 STILL = {"displayModeBar": False}
 OFFERED = [metric for metric in SCORES if metric != "ece"]
@@ -43,12 +49,14 @@ def draw_gains(run: Run) -> None:
 
 
 def gains_sentence(federation: Federation, found: list[Gain], metric: str) -> str:
-    """How many hospitals gain, who is served worst, and what pooling would add."""
+    """How many hospitals gain, who is served worst, and what pooling would add. Below FEWEST_GROUPS groups no interval
+    is wide enough to be believed, so such images do not tell."""
     compared = [one for one in found if one.gain is not None]
     parts = []
     if compared:
-        better = sum(one.gain.low > 0 for one in compared if one.gain)
-        worse = [federation.display_name(one.hospital) for one in compared if one.gain and one.gain.high < 0]
+        enough = [one for one in compared if one.n_groups >= FEWEST_GROUPS]
+        better = sum(one.gain.low > 0 for one in enough if one.gain)
+        worse = [federation.display_name(one.hospital) for one in enough if one.gain and one.gain.high < 0]
         unsure = len(compared) - better - len(worse)
         loses = f"{join_words(worse)} {'loses' if len(worse) == 1 else 'lose'}, " if worse else ""
         parts.append(
@@ -64,8 +72,8 @@ def gains_sentence(federation: Federation, found: list[Gain], metric: str) -> st
     everyone = found[-1]
     if everyone.gap is not None:
         parts.append(
-            f"Beside pooling all images it is at {points_text(everyone.gap)} points on all {everyone.n_images:,} "
-            "test images."
+            f"Beside pooling the images of {trainers_text(federation)} it is at {points_text(everyone.gap)} points "
+            f"on all {everyone.n_images:,} test images."
         )
     return " ".join(parts)
 
@@ -110,8 +118,9 @@ def gains_caption(found: list[Gain]) -> str:
     few = min(one.n_groups for one in found)
     return (
         "Both models read the same test images; bars are 95% intervals of the difference, paired bootstrap over groups "
-        f"(patients, where they are known; the fewest at one place: {few:,}). Each interval stands for itself: of many "
-        "hospitals one may lie beside 0 by chance. They hold what other images would change, not another training."
+        f"(patients, where they are known; the fewest at one place: {few:,}). Below {FEWEST_GROUPS} groups none is "
+        "counted as telling anything. Each interval stands for itself: of many hospitals one may lie beside 0 by "
+        "chance. They hold what other images would change, not another training."
     )
 
 
@@ -146,27 +155,47 @@ def _draw_left_out(run: Run, metric: str) -> None:
             "a hospital that joins later. The run of all hospitals, with the same settings, sets them beside its own."
         )
         return
-    runs = left_out_runs(run, list_runs(run.folder.parent))
-    found = []
-    for other in runs:
-        left_out = str(other.federation.left_out)
-        whole, without = load_answers(run, "test"), load_answers(other, "test")
-        one = compare_left_out(other.name, left_out, without, whole, metric)
-        found += [one] if one is not None else []
+    found = _left_out(str(run.folder), run_stamp(run, "predictions.parquet"), _candidates(run), metric)
     if not found:
-        st.markdown(
-            "What would a hospital get from a model that never saw its images? No run beside this one says so. This "
-            "trains one, on the same splits, with one hospital to test on:"
-        )
-        file, first = run.config.federation_file, federation.hospital[0].id
-        st.code(f"python -m engine train {file} --without {first} --arms federated", language="bash")
+        question = "What would a hospital get from a model that never saw its images? No run beside this one says so"
+        command = left_out_command(run)
+        if command is None:
+            st.markdown(f"{question}, and with these settings no hospital can be left out.")
+            return
+        st.markdown(f"{question}. This trains one, on the same splits, with one hospital to test on:")
+        st.code(command, language="bash", wrap_lines=True)
         return
     st.markdown(" ".join(left_out_sentence(federation, one) for one in found))
     st.table(left_out_table(federation, found), border="horizontal", hide_index=True)
+    patients_known = not any(finding.kind == "patients-unknown" for finding in load_audit(run).findings)
     st.caption(
-        "The same settings and splits, and the same test images; paired bootstrap over groups. One training each. A "
-        "patient whom two hospitals know is on one side of the split at both."
+        "The same settings and splits, and the same test images; paired bootstrap over groups. One training each. "
+        + elsewhere_text(federation, patients_known)
     )
+
+
+def elsewhere_text(federation: Federation, patients_known: bool) -> str:
+    """Whether the model may have learned from the left-out hospital's patients at another hospital."""
+    if federation.source is not None and patients_known:
+        return "A patient whom two hospitals know is on one side of the split at both."
+    return (
+        "Exact copies of an image are on one side of the split; whether others trained on a patient of the hospital "
+        "left out is not known."
+    )
+
+
+def left_out_command(run: Run) -> str | None:
+    """What trains the like of `run` without its first hospital; None where its settings leave nobody out."""
+    first = run.federation.hospital[0].id
+    without = {**run.federation.model_dump(), "left_out": first, "arms": ("federated",)}
+    try:
+        Federation.model_validate(without)
+    except ValidationError:
+        return None
+    kept = [change for change in run.config.changes if change.split("=")[0].strip() not in ("arms", "left_out")]
+    changes = [part for change in kept for part in ("--set", change)]
+    command = ["python", "-m", "engine", "train", run.config.federation_file, "--without", first]
+    return shlex.join([*command, "--arms", "federated", *changes, *elsewhere(run)])
 
 
 def left_out_sentence(federation: Federation, one: LeftOut) -> str:
@@ -187,3 +216,19 @@ def _named(metric: str) -> str:
 def _gains(folder: str, stamp: str, metric: str) -> list[Gain]:
     run = Run(Path(folder))
     return gains(load_answers(run, "test"), [one.id for one in run.federation.hospital], metric)
+
+
+def _candidates(run: Run) -> tuple[tuple[str, str], ...]:
+    """Folder and stamp of every sound run that left a hospital out, the oldest first."""
+    entries = [one for one in read_entries(run.folder.parent) if one.state == "finished" and one.left_out is not None]
+    return tuple((one.folder, run_stamp(Run(Path(one.folder)), "predictions.parquet")) for one in reversed(entries))
+
+
+@st.cache_data(max_entries=20, show_spinner="Comparing with the runs that left a hospital out")
+def _left_out(folder: str, stamp: str, candidates: tuple[tuple[str, str], ...], metric: str) -> list[LeftOut]:
+    run = Run(Path(folder))
+    whole, found = load_answers(run, "test"), []
+    for other in left_out_runs(run, [Run(Path(one)) for one, _ in candidates]):
+        without = read_answers(other, "test")  # kept nowhere: the cache of answers holds four, and there may be more
+        found.append(compare_left_out(other.name, str(other.federation.left_out), without, whole, metric))
+    return [one for one in found if one is not None]

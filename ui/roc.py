@@ -1,5 +1,6 @@
 """Evaluation's view "ROC and PR": one class against the others, every model's curve, the chosen one's with its band."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -122,8 +123,10 @@ def roc_table(federation: Federation, curves: dict[str, OneVersusRest]) -> pd.Da
 
 
 def _plain(estimate: Estimate) -> str:
-    if estimate.value != estimate.value:
+    if math.isnan(estimate.value):
         return DASH
+    if not math.isfinite(estimate.low) or estimate.low == estimate.high:
+        return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
 
 

@@ -14,6 +14,7 @@ from engine.results.files import sha256_of
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
 from engine.results.run_pairs import Paired, metric_names, pair_scores, why_no_pair
+from engine.results.subgroups import FEWEST_GROUPS
 from engine.results.words import count, join_words, percent
 from ui.curves import METRICS, run_curves
 from ui.deep_links import one_from_url, several_from_url, to_url
@@ -171,7 +172,9 @@ def pair_sentence(pair: Paired, first: str, second: str, federation: Federation,
         )
     whole = pair.scores[0]
     sure = ""
-    if whole.difference.low <= 0 <= whole.difference.high:
+    if whole.n_groups < FEWEST_GROUPS:
+        sure = f" They are of fewer than {FEWEST_GROUPS} groups, which do not tell the two apart."
+    elif whole.difference.low <= 0 <= whole.difference.high:
         sure = " The interval holds 0: these images do not tell the two apart."
     lower = " (lower is better)" if metric.startswith("Calibration") else ""
     return (
@@ -186,6 +189,7 @@ def pairs_table(pairs: dict[str, Paired], first: str, federation: Federation) ->
             run,
             column_name(federation, score.hospital),
             f"{score.n_images:,}",
+            f"{score.n_groups:,}",
             _share(score.second),
             _share(score.first),
             points(score.difference),
@@ -194,15 +198,16 @@ def pairs_table(pairs: dict[str, Paired], first: str, federation: Federation) ->
         for score in pair.scores
     ]
     return pd.DataFrame(
-        rows, columns=["Run", "Test images of", "n", "Its score", f"Score of {first}", "Difference (95%)"]
+        rows, columns=["Run", "Test images of", "n", "Groups", "Its score", f"Score of {first}", "Difference (95%)"]
     )
 
 
 def points(difference: Estimate) -> str:
-    """ "+1.2 points (-0.4 to +2.8)"; a dash where there is none."""
+    """ "+1.2 points (-0.4 to +2.8)"; a dash where there is none, no interval where that is one point."""
     if math.isnan(difference.value):
         return DASH
-    ends = "" if math.isnan(difference.low) else f" ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+    low, high = difference.low, difference.high
+    ends = "" if math.isnan(low) or low == high else f" ({100 * low:+.1f} to {100 * high:+.1f})"
     return f"{100 * difference.value:+.1f} points{ends}"
 
 

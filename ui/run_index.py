@@ -28,7 +28,8 @@ class RunEntry:
     """One run in a list. `problem` says what is wrong with a damaged one; `federation` is then a best guess.
 
     `macro_f1` is the federated model's on its `n_test` test images. `weights` is what the run started from, `origin`
-    that file's SHA-256, and `best` that of its own federated weights. What a run has not is None.
+    that file's SHA-256, `left_out` the hospital that it is to test on, and `best` the SHA-256 of its own federated
+    weights. What a run has not is None.
     """
 
     name: str
@@ -44,6 +45,7 @@ class RunEntry:
     n_test: int | None = None
     weights: str = ""
     origin: str | None = None
+    left_out: str | None = None
     best: str | None = None
 
     @property
@@ -130,6 +132,7 @@ def _finished_entry(folder: str, stamp: str) -> RunEntry:
             known |= {
                 "weights": run.federation.model.weights,
                 "origin": run.config.starting_weights_sha256,
+                "left_out": run.federation.left_out,
                 "best": best.sha256 if best else None,
                 **_test_score(run),
             }

@@ -42,7 +42,7 @@ def draw_subgroups(run: Run) -> None:
     st.caption(
         "95% intervals by bootstrap over groups. Subgroups differ in their class mix too, and macro scores are means "
         "over the classes among a subgroup's own images, so a difference need not be the subgroup's doing. Below "
-        f"{FEWEST_GROUPS} groups (patients, where they are known) no score stands."
+        f"{FEWEST_GROUPS} groups (patients, where they are known) neither score nor number stands."
     )
     st.table(subgroups_table(found, str(column), str(metric)), border="horizontal", hide_index=True)
 
@@ -66,7 +66,8 @@ def subgroups_sentence(federation: Federation, found: list[Subgroup], model: str
 def subgroups_figure(federation: Federation, found: list[Subgroup], model: str, metric: str) -> go.Figure:
     colour = model_colour(federation, model)
     texts = [
-        f"{one.word}, n = {one.n_images:,}<br>{'' if one.score is None else estimate_text(one.score)}" for one in found
+        f"{one.word}, n = {images_text(one)}<br>{'' if one.score is None else estimate_text(one.score)}"
+        for one in found
     ]
     series = Series(SCORES[metric], "circle", [one.score for one in found], [colour] * len(found), texts)
     return forest_figure([one.word for one in found], [series], SCORES[metric])
@@ -77,13 +78,24 @@ def subgroups_table(found: list[Subgroup], column: str, metric: str) -> pd.DataF
         [
             one.word,
             DASH if one.score is None else estimate_text(one.score),
-            f"{one.n_images:,}",
-            f"{one.n_groups:,}",
+            images_text(one),
+            _few(one.n_groups),
             str(one.n_classes),
         ]
         for one in found
     ]
     return pd.DataFrame(rows, columns=[column.capitalize(), SCORES[metric], "n", "Groups", "Classes"])
+
+
+def images_text(one: Subgroup) -> str:
+    """How many images, where they are of enough groups to be nobody's."""
+    if one.n_groups >= FEWEST_GROUPS:
+        return f"{one.n_images:,}"
+    return _few(one.n_images) if one.n_images < FEWEST_GROUPS else DASH
+
+
+def _few(number: int) -> str:
+    return f"{number:,}" if number >= FEWEST_GROUPS else f"<{FEWEST_GROUPS}"
 
 
 def _say_none(run: Run) -> None:
@@ -96,7 +108,8 @@ def _say_none(run: Run) -> None:
         return
     st.info(
         f"{run.name} recorded no subgroups. A run does where [source] names columns of its manifest, numbers cut into "
-        "bands; names and identifiers are refused:",
+        "bands. Refused are the image and the patient column, bare numbers, more than 30 different words, and words "
+        "that fewer than 5 patients have on average; whether what is left names somebody is for you to judge:",
         icon=":material/info:",
     )
     st.code("subgroups = { age = [20, 40, 60, 80], sex = [] }", language="toml")

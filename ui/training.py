@@ -11,6 +11,7 @@ from ui.live import WatchState, draw_progress, watch_state
 from ui.loaders import load_rounds
 from ui.log import draw_log
 from ui.pretext_curves import draw_pretext_curves, pretext_progress
+from ui.words import trainers_text
 
 LIVE_EVERY = "1s"  # and a second to draw: what is written shows within two
 VIEWS = ("Every model", "Federated, by hospital")
@@ -58,5 +59,6 @@ def _draw(run: Run, state: WatchState) -> None:
     st.plotly_chart(draw(rounds, run.federation, str(metric)), config=svg_config(f"curves-{run.name}"), key="curves")
     st.caption(
         "Validation images only; test images are kept for Evaluation. The federated and the pooled model are validated "
-        "on the images of all hospitals, each hospital's own model on its own images, so compare those with care."
+        f"on the images of {trainers_text(run.federation)}, each hospital's own model on its own images, so "
+        "compare those with care."
     )

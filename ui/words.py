@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from engine.config import Federation
 from engine.results.bootstrap import Estimate
 from engine.results.metrics import wilson_interval
 from engine.results.words import count, percent
@@ -36,10 +37,20 @@ def estimate_text(estimate: Estimate) -> str:
 
 
 def points_text(difference: Estimate | None) -> str:
-    """A difference of two shares in points: "+6.5 (+2.1 to +11.1)"; a dash where there is none."""
+    """A difference of two shares in points: "+6.5 (+2.1 to +11.1)"; a dash where there is none. Without its interval
+    where that is one point: of one group, or where all say the same, a bootstrap cannot tell how sure it is."""
     if difference is None or not math.isfinite(difference.value):
         return DASH
+    if not math.isfinite(difference.low) or difference.low == difference.high:
+        return f"{100 * difference.value:+.1f}"
     return f"{100 * difference.value:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+
+
+def trainers_text(federation: Federation) -> str:
+    """Whose images train and validate: "all hospitals", or "the 2 hospitals that train" where one is left out."""
+    if federation.left_out is None:
+        return "all hospitals"
+    return f"the {count(len(federation.trainers), 'hospital that trains', 'hospitals that train')}"
 
 
 class Errors(NamedTuple):

@@ -120,21 +120,23 @@ def _read_manifest(federation: Federation, source: Source, root: Path) -> Pool:
         [(line, cells[columns.label]) for line, cells in rows if meaning[cells[columns.label]] is None],
         f"(column '{columns.label}') is no class; add an alias to [source] or take the rows away",
     )
-    subgroups = subgroup_values(manifest, rows, source.subgroups)
+    patients = [
+        (cells[columns.patient] or None)
+        if columns.patient
+        else patient_of(there[name].relative_to(root).as_posix(), federation.split.patient_pattern)
+        for (_, cells), (_, name) in zip(rows, names, strict=True)
+    ]
+    subgroups = subgroup_values(manifest, rows, source.subgroups, patients)
     images = [
         LocalImage(
             hospital=cells[columns.hospital] if columns.hospital else "",
             path=there[name].relative_to(root).as_posix(),
             label=meaning[cells[columns.label]] or "",
             sha256=hash_file(there[name]),
-            patient=(
-                (cells[columns.patient] or None)
-                if columns.patient
-                else patient_of(there[name].relative_to(root).as_posix(), federation.split.patient_pattern)
-            ),
+            patient=patient,
             subgroups=belongs,
         )
-        for (_, cells), (_, name), belongs in zip(rows, names, subgroups, strict=True)
+        for (_, cells), (_, name), patient, belongs in zip(rows, names, patients, subgroups, strict=True)
     ]
     ignored = sorted(there[name].relative_to(root).as_posix() for name in there.keys() - n_rows.keys())
     findings = [_ignored(ignored, "the manifest does not name them")] if ignored else []

@@ -105,19 +105,33 @@ def check_start(data: FederationData, artifacts: Path) -> tuple[dict[str, Any], 
 
 
 def _require_unseen(data: FederationData, artifacts: Path) -> None:
-    """The run that gives the starting weights must not have learned from images that are to test or choose here."""
-    name = data.federation.model.weights
-    if not RUN_NAME.fullmatch(name):
+    """The runs behind the starting weights must not have learned from images that are to test or choose here, nor from
+    any image of a hospital that is left out."""
+    name, left_out = data.federation.model.weights, data.federation.left_out
+    learned, weights, asked = set[str](), name, set[str]()
+    while RUN_NAME.fullmatch(weights) and weights not in asked:
+        if asked and left_out is None and not (artifacts / weights).is_dir():
+            break  # an ancestor's folder may be gone; but who is to be left out may have taught it
+        asked.add(weights)
+        origin = find_run(artifacts, weights)
+        without = origin.federation.left_out
+        dealt = origin.read_json("dataset_splits.json")["images"]
+        learned |= {one["sha256"] for one in dealt if one["split"] == "train" and one["hospital"] != without}
+        weights = origin.federation.model.weights
+    if not asked:
         return
-    dealt = find_run(artifacts, name).read_json("dataset_splits.json")["images"]
-    learned = {image["sha256"] for image in dealt if image["split"] == "train"}
-    held_out = [split.image.sha256 for split in data.splits if split.part != "train"]
+    held_out = [
+        split.image.sha256 for split in data.splits if split.part != "train" or split.image.hospital == left_out
+    ]
     if data.external is not None:
         held_out += [image.sha256 for image in data.external.holding.images]
     if seen := sum(sha256 in learned for sha256 in held_out):
+        mend = "give this federation the same [split] and the same hospitals"
+        if left_out is not None:
+            mend += f", and start from weights that never saw {left_out}, which is left out"
         raise ConfigError(
             f"model.weights = '{name}': learned from {seen:,} of the {len(held_out):,} images that are held out here; "
-            "give this federation the same [split] and the same hospitals"
+            f"{mend}"
         )
 
 

@@ -7,11 +7,13 @@ Differences are paired: both models read the same images, and a bootstrap replic
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from engine.config import Federation
 from engine.errors import ConsiliumError
 from engine.results.answers import Answers
 from engine.results.bootstrap import Estimate, mean_score, paired_difference
 from engine.results.rounds import ALL
 from engine.results.run_folder import Run
+from engine.sections import ARMS
 
 
 class Gain(NamedTuple):
@@ -71,15 +73,17 @@ def worst_served(found: Sequence[Gain]) -> Gain | None:
 
 
 def left_out_runs(run: Run, others: Sequence[Run]) -> list[Run]:
-    """Finished runs that differ from `run` in the hospital left out, and perhaps in their arms; the newest of each
-    hospital, in the federation's order. What cannot be read is no witness."""
+    """Finished runs that differ from `run` in the hospital left out, and perhaps in what changes no model: arms,
+    threads, subgroups; the newest of each hospital, in the federation's order. What cannot be read is no witness."""
     federation = run.federation
+    if federation.left_out is not None:
+        return []
+    settings = _settings(federation)
     newest: dict[str, Run] = {}
     for other in others:
         try:
             theirs = other.federation
-            same = theirs.model_copy(update={"left_out": None, "arms": federation.arms}) == federation
-            if theirs.left_out is not None and same and other.is_finished:
+            if theirs.left_out is not None and _settings(theirs) == settings and other.is_finished:
                 other.verify()
                 newest[theirs.left_out] = other
         except ConsiliumError:
@@ -113,6 +117,13 @@ def compare_left_out(name: str, hospital: str, without: Answers, whole: Answers,
             metric,
         ),
     )
+
+
+def _settings(federation: Federation) -> Federation:
+    """Those that decide what the federated model learns, whoever is left out."""
+    source = federation.source and federation.source.model_copy(update={"subgroups": {}})
+    training = federation.training.model_copy(update={"threads": 0})
+    return federation.model_copy(update={"left_out": None, "arms": ARMS, "source": source, "training": training})
 
 
 def _score(answers: Answers, model: str, metric: str) -> Estimate:
