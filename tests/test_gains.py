@@ -259,6 +259,9 @@ def test_the_offered_command_trains_the_like_of_the_run(two_runs: Path, tmp_path
     whole = find_run(tmp_path, "run-001").federation
     assert trained.left_out == "hospital-a"
     assert trained.model_copy(update={"left_out": None, "arms": whole.arms}) == whole
+    started = {**config["federation"], "model": {**config["federation"]["model"], "weights": "run-001"}}
+    file.write_text(json.dumps(config | {"federation": started}))
+    assert left_out_command(find_run(tmp_path, "run-001")) is None
     config["federation"]["aggregation"] = {"strategy": "fedper"}
     file.write_text(json.dumps(config))
     assert left_out_command(find_run(tmp_path, "run-001")) is None

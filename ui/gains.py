@@ -12,7 +12,7 @@ from engine.config import Federation
 from engine.results.answers import read_answers
 from engine.results.gains import Gain, LeftOut, compare_left_out, gains, left_out_runs, worst_served
 from engine.results.rounds import ALL
-from engine.results.run_folder import Run
+from engine.results.run_folder import RUN_NAME, Run
 from engine.results.subgroups import FEWEST_GROUPS
 from engine.results.words import count, join_words
 from ui.answers import load_answers
@@ -185,7 +185,10 @@ def elsewhere_text(federation: Federation, patients_known: bool) -> str:
 
 
 def left_out_command(run: Run) -> str | None:
-    """What trains the like of `run` without its first hospital; None where its settings leave nobody out."""
+    """What trains the like of `run` without its first hospital; None where its settings leave nobody out, or where it
+    began from another run, which has most likely seen whoever is left out."""
+    if RUN_NAME.fullmatch(run.federation.model.weights):
+        return None
     first = run.federation.hospital[0].id
     without = {**run.federation.model_dump(), "left_out": first, "arms": ("federated",)}
     try:
