@@ -91,15 +91,21 @@ def last_launch(artifacts: Path, record: str = RECORD) -> Launch | None:
 
 
 def what_it_said(artifacts: Path) -> Said:
+    text, error = read_log(artifacts / LOG)
+    runs = re.findall(r"^Training into .*?(run-\d+)$", text, re.MULTILINE)
+    return Said(runs[-1] if runs else None, error)
+
+
+def read_log(file: Path) -> tuple[str, str | None]:
+    """What a started process said, and why it ended in an error."""
     try:
-        text = (artifacts / LOG).read_text(encoding="utf-8", errors="replace")
+        text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
-    runs = re.findall(r"^Training into .*?(run-\d+)$", text, re.MULTILINE)
     errors = re.findall(r"^error: (.+)$", text, re.MULTILINE)
     if not errors and "Traceback" in text:
-        errors = [f"it ended in an error that it did not expect; {artifacts / LOG} has it"]
-    return Said(runs[-1] if runs else None, errors[-1] if errors else None)
+        errors = [f"it ended in an error that it did not expect; {file} has it"]
+    return text, errors[-1] if errors else None
 
 
 def trained_now(artifacts: Path) -> str | None:

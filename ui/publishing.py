@@ -29,6 +29,7 @@ from ui.launch import (
     SETTING,
     Launch,
     last_launch,
+    read_log,
     start_process,
     trained_now,
     training_enabled,
@@ -49,17 +50,11 @@ class Said(NamedTuple):
 
 
 def what_it_said(artifacts: Path) -> Said:
-    try:
-        text = (artifacts / LOG).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
+    text, error = read_log(artifacts / LOG)
     steps = re.findall(r"^Publishing \S+, (\d+) of (\d+)$", text, re.MULTILINE)
     made = re.findall(r"^Published .*?([^/\\]+)[/\\](v\d+); it is served now$", text, re.MULTILINE)
-    errors = re.findall(r"^error: (.+)$", text, re.MULTILINE)
-    if not errors and "Traceback" in text:
-        errors = [f"it ended in an error that it did not expect; {artifacts / LOG} has it"]
     begun, models = map(int, steps[-1]) if steps else (0, 0)
-    return Said(begun, models, " ".join(made[-1]) if made else None, errors[-1] if errors else None)
+    return Said(begun, models, " ".join(made[-1]) if made else None, error)
 
 
 def published_run(launch: Launch) -> str:
