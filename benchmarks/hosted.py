@@ -131,6 +131,8 @@ def main(
             for number in range(sessions):
                 reader = browser.new_context().new_page()
                 open_path(reader, ("", *PAGES)[number % (1 + len(PAGES))])
+                if reader.get_by_text("every place is taken").count():
+                    raise SystemExit(f"reader {number + 1} got no seat; set CONSILIUM_SESSIONS")
                 readers.append(reader)
             rows[f"{sessions} readers"] = _row([], memory_megabytes(server))
             rows["peak"] = _row([], memory_megabytes(server, "VmHWM"))
