@@ -28,7 +28,11 @@ def test_a_seat_is_free_when_its_reader_leaves(
     first.reload()
     first.get_by_text("Published federations").wait_for(timeout=PATIENCE_MS)
     first.context.close()
-    second.wait_for_timeout(500)  # until the server has heard of it
-    second.get_by_role("button", name="Try again").click()
-    second.get_by_text("Published federations").wait_for(timeout=PATIENCE_MS)
+    published = second.get_by_text("Published federations")
+    for _ in range(PATIENCE_MS // 2000):  # until the server has heard of it
+        second.get_by_role("button", name="Try again").click()
+        second.wait_for_timeout(2000)
+        if published.count():
+            break
+    published.wait_for(timeout=PATIENCE_MS)
     second.context.close()
