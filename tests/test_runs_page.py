@@ -124,7 +124,7 @@ def test_a_link_opens_what_was_chosen(two: Path) -> None:
 def test_paired_differences_say_what_they_are(two: Path) -> None:
     app = open_page("5_Runs", run="run-002", view="compare", compare="run-001", by="scores")
     assert not app.exception
-    assert "**+0.0 points (+0.0 to +0.0)**. The interval holds 0" in words(app)
+    assert "**+0.0 points**. The interval holds 0" in words(app)
     assert "paired percentile bootstrap over groups (1,000 replicates" in words(app)
     table = app.dataframe[1].value
     assert list(table["Test images of"])[:2] == ["All hospitals", "Phantom North (simulated)"]
