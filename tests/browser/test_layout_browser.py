@@ -36,8 +36,8 @@ def open_page(page: "sync_api.Page", url: str) -> None:
 
 @pytest.mark.slow
 def test_nothing_jumps(address: str, browser: "sync_api.Browser") -> None:
-    """On a phone, because on a wide screen Streamlit itself moves the page aside when its sidebar arrives. Evaluation is
-    not among them: its views wrap into three rows, for which room is made a moment too late (0.15)."""
+    """On a phone, because on a wide screen Streamlit itself moves the page aside when its sidebar arrives. Evaluation
+    is not among them: its views wrap into three rows, for which room is made a moment too late (0.15)."""
     page = browser.new_page(viewport={"width": 400, "height": 900})
     page.add_init_script(WATCH)
     for name in ("", "Hospitals", "Training", "Compare"):
