@@ -12,6 +12,8 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.error import Error
 from flwr.cli.build import build_fab_from_disk, build_fab_from_files
+from flwr.supercore import sql_mixin
+from flwr.supercore.constant import SQLITE_PRAGMAS
 from flwr.supercore.task_identity import TaskIdentity
 
 from engine.config import load_federation
@@ -23,7 +25,7 @@ from engine.federation.transports.flower.apps import data_folder, settings_of
 from engine.federation.transports.flower.node import WHO, reply_to
 from engine.federation.transports.flower.runtime import BUNDLE
 from engine.federation.transports.flower.serve import opened_link
-from engine.federation.transports.flower.superlink import OneDoor
+from engine.federation.transports.flower.superlink import PRAGMAS, OneDoor
 from engine.federation.updates import HospitalFailure
 from engine.training.networks import Tensors
 
@@ -175,6 +177,11 @@ def test_a_data_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     assert data_folder(federation, {"DATA_DIR": str(tmp_path)}) == tmp_path
     with pytest.raises(DataError, match="set DATA_DIR"):
         data_folder(federation, {"DATA_DIR": str(tmp_path / "nowhere")})
+
+
+def test_what_is_set_of_the_database_is_what_flower_sets() -> None:
+    assert PRAGMAS.keys() <= dict(SQLITE_PRAGMAS).keys()
+    assert vars(sql_mixin)["SQLITE_PRAGMAS"] is SQLITE_PRAGMAS, "and read where it is changed"
 
 
 def test_from_another_machine_there_is_one_door() -> None:

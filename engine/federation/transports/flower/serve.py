@@ -63,8 +63,7 @@ def opened_link(
             *("--ssl-certfile", str(certificates / SERVER), "--ssl-keyfile", str(certificates / SERVER_KEY)),
             *("--ssl-ca-certfile", str(certificates / CA), "--enable-supernode-auth"),
             *("--isolation", "process", "--superexec-auth-secret-file", str(secret_file)),
-            # with its own five seconds, of twelve hospitals that answer at once some were turned away
-            *("--database", f"sqlite:///{(state / 'superlink.db').resolve()}?timeout={int(START_SECONDS)}"),
+            *("--database", str(state / "superlink.db")),
         ],
         state / "flwr",
         state / "superlink.log",

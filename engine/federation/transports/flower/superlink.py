@@ -7,10 +7,15 @@ only what SuperNodes need is reachable, which their keys protect.
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from flwr.supercore import sql_mixin
+from flwr.supercore.constant import SQLITE_PRAGMAS
 from flwr.superlink import main
 from flwr.superlink.cli.flower_superlink import flower_superlink
 from starlette.middleware import Middleware
 
+# Its database's. Twelve hospitals that answer at once wait for each other over five seconds, and were turned away;
+# and every connection's 64 MB of cache and map of the file is memory that grows with the hospitals.
+PRAGMAS = {"busy_timeout": "120000", "cache_size": "-4000", "mmap_size": "0"}
 OPEN = ("/v1/fleet/",)
 HERE = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 Scope = MutableMapping[str, Any]
@@ -38,6 +43,7 @@ class OneDoor:
 
 
 if __name__ == "__main__":
+    vars(sql_mixin)["SQLITE_PRAGMAS"] = tuple((name, PRAGMAS.get(name, value)) for name, value in SQLITE_PRAGMAS)
     inner = main._get_middleware
     main._get_middleware = lambda: [Middleware(OneDoor), *inner()]
     flower_superlink()
